@@ -1,0 +1,49 @@
+package rootfs
+
+import (
+	"io"
+	"time"
+
+	"github.com/banger-vm/banger/internal/layer"
+)
+
+// Kind is what a Node is. The zero Kind is invalid.
+type Kind uint8
+
+// The kinds of node that a root file system has.
+const (
+	Directory Kind = iota + 1
+	Regular
+	Symlink
+	CharDevice
+	BlockDevice
+	FIFO
+)
+
+// Tree is a merged root file system: the result of applying an image's layers, from the lowest to the topmost.
+type Tree struct {
+	Root *Node // always a Directory
+}
+
+// Node is one inode. A file with several names (hard links) is one Node that stands under each of them; a directory
+// has exactly one name.
+type Node struct {
+	Kind   Kind
+	Mode   uint16 // permission, setuid, setgid and sticky bits (07777)
+	UID    uint32
+	GID    uint32
+	MTime  time.Time
+	Xattrs []layer.Xattr // sorted by name, each name once; ACLs in the form of the system call
+
+	Children map[string]*Node // of a Directory; names are raw bytes without "/" and NUL, never "", "." or ".."
+	Target   string           // of a Symlink
+	Major    uint32           // of a device
+	Minor    uint32
+	Links    uint32 // names of a node that is no directory (at least 1 inside a Tree); unused for directories
+
+	// Of a Regular file: Size bytes, of which Extents (ascending, not overlapping) are at their Offset in Source, and
+	// the rest are holes. Source may be nil when Extents is empty.
+	Size    int64
+	Source  io.ReaderAt
+	Extents []layer.Extent
+}

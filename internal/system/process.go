@@ -1,0 +1,66 @@
+package system
+
+import (
+	"context"
+	"io"
+	"runtime"
+	"syscall"
+)
+
+// Process is a program that runs beside banger, such as a virtual machine monitor.
+type Process struct {
+	pid  int
+	done chan struct{}
+	err  error
+}
+
+// Start starts c and returns while it runs. What it prints goes to stdout and stderr. The program is terminated, then
+// killed, when ctx ends; it also dies when banger does, however banger dies.
+func (r *CommandRunner) Start(ctx context.Context, c Command, stdout, stderr io.Writer) (*Process, error) {
+	cmd, err := r.command(ctx, c, stdout, stderr)
+	if err != nil {
+		return nil, err
+	}
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	p := &Process{done: make(chan struct{})}
+	started := make(chan error)
+	go func() {
+		// The kernel sends Pdeathsig when the thread that forked ends, so the thread has to wait as well (prctl(2)).
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		if err == nil {
+			p.pid = cmd.Process.Pid
+		}
+		started <- err
+		if err == nil {
+			p.err = failure(ctx, c, Result{}, cmd.Wait())
+			close(p.done)
+		}
+	}()
+	if err := <-started; err != nil {
+		return nil, failure(ctx, c, Result{}, err)
+	}
+	return p, nil
+}
+
+// PID returns the process's id. It may belong to another process once Done is closed.
+func (p *Process) PID() int { return p.pid }
+
+// Done is closed when the process has ended and its output is complete.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
+// Wait waits for the end of the process and returns its error, as Run does.
+func (p *Process) Wait() error {
+	<-p.done
+	return p.err
+}
+
+// Kill ends the process at once. Killing one that has ended does nothing.
+func (p *Process) Kill() {
+	select {
+	case <-p.done:
+	default:
+		_ = syscall.Kill(p.pid, syscall.SIGKILL)
+	}
+}
