@@ -1,3 +1,11 @@
+// Package rootfs merges the layers of an image into one tree in memory, and stages such a tree as a directory.
+//
+// A Tree is what the image's layers make of the root file system: Flatten applies the rules of the OCI image
+// specification, of which docs/layers.md is the full list. Nothing of it touches the host: symlinks and ".." are
+// resolved inside the tree, and the files' content stays in the layers' blobs until somebody reads it. Stage makes a
+// tree's files as the calling user, for mkfs.ext4 -d.
+//
+// A Tree is not safe for use by several goroutines while one of them changes it.
 package rootfs
 
 import (

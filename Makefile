@@ -1,0 +1,42 @@
+# make demo and make test work on a machine that has nothing installed: scripts/deps.sh gets what is missing.
+SHELL := /bin/bash
+CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/banger
+export PATH := $(PATH):/usr/local/go/bin:/usr/lib/go-1.24/bin:/usr/lib/go-1.23/bin
+GO ?= go
+AGENT := internal/guest/embedded/banger-guest
+FUZZTIME ?= 30s
+
+.PHONY: build demo test unit e2e soak lint fuzz bench docs clean deps
+
+build: ## bin/banger, with the guest agent inside it
+	@scripts/deps.sh build
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $(AGENT) ./cmd/banger-guest
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/banger ./cmd/banger
+
+demo: ## pull a real Debian from a real registry and boot it
+	@scripts/deps.sh build demo
+	@$(MAKE) --no-print-directory build
+	@CACHE="$(CACHE)" scripts/demo.sh
+
+test: ## everything, boots included
+	@scripts/deps.sh build test
+	@$(MAKE) --no-print-directory build
+	@CACHE="$(CACHE)" scripts/test.sh
+
+lint: ## golangci-lint (with staticcheck), shellcheck, govulncheck
+	@scripts/lint.sh
+
+fuzz: build ## each fuzz target for FUZZTIME
+	@FUZZTIME=$(FUZZTIME) scripts/fuzz.sh
+
+bench: build ## the benchmarks of docs/benchmarks.md
+	@CACHE="$(CACHE)" scripts/bench.sh
+
+soak: build ## 100 boots in a row
+	@CACHE="$(CACHE)" BANGER_SOAK=$(or $(BANGER_SOAK),100) scripts/soak.sh
+
+docs: build ## write the generated parts of docs/
+	$(GO) test ./cmd/banger -run TestReference -update
+
+clean:
+	rm -rf bin $(AGENT)

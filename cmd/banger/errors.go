@@ -1,0 +1,89 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/banger-vm/banger/internal/fault"
+)
+
+// exitOfRun is the exit code of `vm run` when banger itself failed, as it is docker's: every other code may be the
+// guest command's own.
+const exitOfRun = 125
+
+// guestExit is the exit code of a command in the guest, on its way to becoming banger's own.
+type guestExit int
+
+func (g guestExit) Error() string {
+	return fmt.Sprintf("the command in the guest exited with %d", int(g))
+}
+
+// codedError is an error of `vm run`, whose exit code does not follow from its kind.
+type codedError struct {
+	error
+	code int
+}
+
+func (c codedError) Unwrap() error { return c.error }
+
+// exitCode prints the error, with its hint, and returns the exit code (docs/exit-codes.md).
+func (a *app) exitCode(ctx context.Context, err error) int {
+	if err == nil {
+		return 0
+	}
+	var guest guestExit
+	if errors.As(err, &guest) {
+		return int(guest)
+	}
+	if errors.Is(context.Cause(ctx), errInterrupted) {
+		_, _ = fmt.Fprintln(a.stderr, "banger: interrupted; nothing was left half-made")
+		return int(fault.Interrupted)
+	}
+	_, _ = fmt.Fprintf(a.stderr, "banger: error: %v\n", err)
+	if hint := fault.HintOf(err); hint != "" {
+		_, _ = fmt.Fprintf(a.stderr, "banger: hint: %s\n", hint)
+	}
+	var coded codedError
+	if errors.As(err, &coded) {
+		return coded.code
+	}
+	return int(fault.KindOf(err))
+}
+
+// usage marks an error of the command line.
+func usage(err error, hint string) error { return fault.New(fault.Usage, err, hint) }
+
+func flagError(cmd *cobra.Command, err error) error {
+	return usage(err, fmt.Sprintf("`%s --help` lists the flags", cmd.CommandPath()))
+}
+
+func noSuchCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	err := fmt.Errorf("%s has no command %q", cmd.CommandPath(), args[0])
+	hint := fmt.Sprintf("`%s --help` lists the commands", cmd.CommandPath())
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		hint = "did you mean " + strings.Join(near, " or ") + "?"
+	}
+	return usage(err, hint)
+}
+
+// exactly demands the named arguments.
+func exactly(names ...string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) == len(names) {
+			return nil
+		}
+		want := strings.Join(names, " and ")
+		if want == "" {
+			want = "no arguments"
+		}
+		err := fmt.Errorf("%s takes %s; got %q", cmd.CommandPath(), want, args)
+		return usage(err, "for example:\n"+cmd.Example)
+	}
+}

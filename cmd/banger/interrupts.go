@@ -1,0 +1,67 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+)
+
+// errInterrupted is why a context ends when the user presses Ctrl-C.
+var errInterrupted = errors.New("interrupted")
+
+// impatience is how many signals in a row end banger even while they are forwarded to a guest that ignores them.
+const impatience = 3
+
+// interrupts decides what SIGINT, SIGTERM and SIGHUP do: they cancel what banger does or, while a command runs in a
+// guest, they are passed on to it.
+type interrupts struct {
+	caught chan os.Signal
+	cancel context.CancelCauseFunc
+
+	mu      sync.Mutex
+	forward chan<- syscall.Signal // nil: cancel
+	count   int
+}
+
+// catchInterrupts returns a context that ends with errInterrupted at such a signal.
+func catchInterrupts(ctx context.Context) (context.Context, *interrupts) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	i := &interrupts{caught: make(chan os.Signal, 4), cancel: cancel}
+	signal.Notify(i.caught, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	go func() {
+		for s := range i.caught {
+			i.handle(s.(syscall.Signal))
+		}
+	}()
+	return ctx, i
+}
+
+func (i *interrupts) handle(s syscall.Signal) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.count++
+	if i.forward == nil || i.count >= impatience {
+		i.cancel(errInterrupted)
+		return
+	}
+	select {
+	case i.forward <- s:
+	default: // the guest is that far behind: the next signal will do
+	}
+}
+
+// forwardTo passes signals on to a guest from now on; nil cancels again.
+func (i *interrupts) forwardTo(guest chan<- syscall.Signal) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.forward, i.count = guest, 0
+}
+
+func (i *interrupts) stop() {
+	signal.Stop(i.caught)
+	close(i.caught)
+	i.cancel(nil)
+}

@@ -1,0 +1,43 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+)
+
+// printJSON prints a result for programs.
+func (a *app) printJSON(value any) error {
+	encoder := json.NewEncoder(a.stdout)
+	encoder.SetIndent("", "  ")
+	encoder.SetEscapeHTML(false)
+	return encoder.Encode(value)
+}
+
+// each does something to each name and prints what it gives. One that fails does not stop the rest.
+func (a *app) each(names []string, do func(string) (string, error)) error {
+	var failed []error
+	for _, name := range names {
+		done, err := do(name)
+		if err != nil {
+			failed = append(failed, err)
+			continue
+		}
+		_, _ = fmt.Fprintln(a.stdout, done)
+	}
+	if len(failed) == 1 {
+		return failed[0]
+	}
+	return errors.Join(failed...)
+}
+
+func atLeast(name string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return exactly(name)(cmd, args)
+		}
+		return nil
+	}
+}

@@ -1,0 +1,130 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/banger-vm/banger/internal/engine"
+	"github.com/banger-vm/banger/internal/guest/embedded"
+)
+
+// system is what banger sees of the process it runs in.
+type system struct {
+	stdin          *os.File
+	stdout, stderr io.Writer
+	lookupEnv      func(string) (string, bool)
+	uid            int
+	interrupts     *interrupts
+}
+
+func (s system) getenv(name string) string {
+	value, _ := s.lookupEnv(name)
+	return value
+}
+
+// app is one run of the command line.
+type app struct {
+	system
+	progress *progress
+}
+
+// execute runs one command line to its end and returns the exit code.
+func execute(ctx context.Context, args []string, sys system) int {
+	a := &app{system: sys, progress: newProgress(sys)}
+	root := newRoot(a)
+	root.SetArgs(args)
+	root.SetIn(sys.stdin)
+	root.SetOut(sys.stdout)
+	root.SetErr(sys.stderr)
+	err := root.ExecuteContext(ctx)
+	a.progress.clear()
+	return a.exitCode(ctx, err)
+}
+
+func newRoot(a *app) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "banger",
+		Short: "Boot any container image as a microVM, as an ordinary user",
+		Long: `banger pulls a container image, turns it into a bootable ext4 disk, and boots it as a microVM.
+It needs no root, no daemon, and nothing inside the image.`,
+		Example: `  banger kernel import --from-host
+  banger image pull debian:bookworm
+  banger vm run --rm debian:bookworm -- cat /etc/os-release`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          noSuchCommand,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetFlagErrorFunc(flagError)
+	root.AddCommand(newImage(a), newKernel(a), newVM(a), newDoctor(a), newVersion(a))
+	for _, short := range []*cobra.Command{newImagePull(a), newVMRun(a), newShortImages(a)} {
+		short.Hidden = true
+		root.AddCommand(short)
+	}
+	return root
+}
+
+// group is a command that only holds others.
+func group(use, short string, commands ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: use, Short: short, Args: noSuchCommand,
+		Example: commands[0].Example,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(commands...)
+	return cmd
+}
+
+func newVersion(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print the versions of banger and of its guest agent", Args: cobra.NoArgs,
+		Example: "  banger version",
+		RunE: func(*cobra.Command, []string) error {
+			version := "unknown"
+			if info, ok := debug.ReadBuildInfo(); ok {
+				version = info.Main.Version
+			}
+			_, err := fmt.Fprintf(a.stdout, "banger %s, guest agent %s\n", version, embedded.Version())
+			return err
+		},
+	}
+}
+
+// engine opens the engine on the user's home.
+func (a *app) engine() (*engine.Engine, error) {
+	home, err := a.home()
+	if err != nil {
+		return nil, err
+	}
+	return engine.New(engine.Config{
+		Home: home, RuntimeDir: a.runtimeDir(), Path: a.getenv("PATH"), Now: time.Now, Report: a.progress.report,
+	})
+}
+
+// home is BANGER_HOME, or banger's directory below XDG_DATA_HOME (XDG Base Directory Specification).
+func (a *app) home() (string, error) {
+	if dir := a.getenv("BANGER_HOME"); dir != "" {
+		return dir, nil
+	}
+	if dir := a.getenv("XDG_DATA_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "banger"), nil
+	}
+	if dir := a.getenv("HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, ".local", "share", "banger"), nil
+	}
+	return "", usage(fmt.Errorf("finding banger's home: neither BANGER_HOME nor HOME is set"), "set BANGER_HOME to a directory")
+}
+
+func (a *app) runtimeDir() string {
+	if dir := a.getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "banger")
+	}
+	return fmt.Sprintf("/tmp/banger-%d", a.uid)
+}

@@ -1,0 +1,113 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/docker/go-units"
+	"golang.org/x/sys/unix"
+
+	"github.com/banger-vm/banger/internal/fault"
+	"github.com/banger-vm/banger/internal/guest/embedded"
+	"github.com/banger-vm/banger/internal/vm/qemu"
+)
+
+// CheckState is the result of a check.
+type CheckState string
+
+// The states. A warning leaves banger usable.
+const (
+	Pass CheckState = "pass"
+	Warn CheckState = "warn"
+	Fail CheckState = "fail"
+)
+
+// Check is one thing that banger needs of its host.
+type Check struct {
+	Name   string     `json:"name"`
+	State  CheckState `json:"state"`
+	Detail string     `json:"detail"`
+	Hint   string     `json:"hint,omitempty"`
+}
+
+// lowSpace is the free space below which a pull is likely to fail.
+const lowSpace = 2 * gib
+
+// Doctor checks what pulling and running need of this host.
+func (e *Engine) Doctor() []Check {
+	return []Check{
+		e.checkProgram("build disks", "mkfs.ext4"),
+		e.checkProgram("build disks", "debugfs"),
+		e.checkProgram("boot VMs", "qemu-system-x86_64"),
+		e.checkProgram("boot VMs", "qemu-img"),
+		checkAccelerator(),
+		e.checkKernel(),
+		checkAgent(),
+		e.checkSpace(),
+		e.checkRuntimeDir(),
+	}
+}
+
+func (e *Engine) checkProgram(purpose, program string) Check {
+	file, err := e.runner.Find(program)
+	if err != nil {
+		return failed(program, err)
+	}
+	return Check{Name: program, State: Pass, Detail: fmt.Sprintf("%s (to %s)", file, purpose)}
+}
+
+func failed(name string, err error) Check {
+	return Check{Name: name, State: Fail, Detail: err.Error(), Hint: fault.HintOf(err)}
+}
+
+func checkAccelerator() Check {
+	accelerator, reason := qemu.HostAccelerator()
+	check := Check{Name: "accelerator", State: Pass, Detail: accelerator + ": " + reason}
+	if accelerator != "kvm" {
+		check.State = Warn
+		check.Hint = "VMs run in software emulation, several times slower; on real hardware add yourself to the group kvm"
+	}
+	return check
+}
+
+func (e *Engine) checkKernel() Check {
+	found, err := e.kernels.Default()
+	if err != nil {
+		return failed("kernel", err)
+	}
+	check := Check{Name: "kernel", State: Pass, Detail: found.Name + ", version " + found.Version}
+	if len(found.Missing) > 0 {
+		check.State, check.Hint = Warn, "it lacks "+strings.Join(found.Missing, ", ")
+	}
+	return check
+}
+
+func checkAgent() Check {
+	if _, err := embedded.Agent(); err != nil {
+		return failed("guest agent", err)
+	}
+	return Check{Name: "guest agent", State: Pass, Detail: "version " + embedded.Version()}
+}
+
+func (e *Engine) checkSpace() Check {
+	var stat unix.Statfs_t
+	if err := unix.Statfs(e.home.Dir(), &stat); err != nil {
+		return failed("home", fmt.Errorf("checking %q: %w", e.home.Dir(), err))
+	}
+	free := int64(stat.Bavail) * stat.Bsize
+	check := Check{Name: "home", State: Pass, Detail: fmt.Sprintf("%s, %s free", e.home.Dir(), units.BytesSize(float64(free)))}
+	if free < lowSpace {
+		check.State, check.Hint = Warn, "free some space, or set BANGER_HOME to a larger disk"
+	}
+	return check
+}
+
+func (e *Engine) checkRuntimeDir() Check {
+	dir, err := e.sockets(context.Background())
+	if err != nil {
+		return failed("sockets", err)
+	}
+	_ = dir.Close()
+	return Check{Name: "sockets", State: Pass, Detail: e.config.RuntimeDir}
+}

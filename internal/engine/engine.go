@@ -1,0 +1,70 @@
+// Package engine has one function per verb of banger: pull, list, export, remove, import a kernel, run. It puts the
+// packages of the pipeline together, and adds what none of them should know: sizes, names, locks, and publishing.
+//
+// An Engine is safe for concurrent use, and several processes may work on one home at the same time.
+package engine
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/banger-vm/banger/internal/imagepull"
+	"github.com/banger-vm/banger/internal/kernel"
+	"github.com/banger-vm/banger/internal/layer"
+	"github.com/banger-vm/banger/internal/store"
+	"github.com/banger-vm/banger/internal/system"
+)
+
+// Config is what an Engine needs of its surroundings.
+type Config struct {
+	Home       string // BANGER_HOME
+	RuntimeDir string // for sockets: a short path, private to the user; made when first needed
+	Path       string // as in $PATH: where programs are looked for
+	Now        func() time.Time
+	// Report is told of the steps of what takes long. It is called from one goroutine at a time.
+	Report func(imagepull.Step)
+}
+
+// Engine carries out banger's verbs.
+type Engine struct {
+	config  Config
+	home    *store.Home
+	images  *store.Images
+	layers  *layer.Store
+	kernels *kernel.Store
+	runner  *system.CommandRunner
+}
+
+// New opens the home, making it if it does not exist.
+func New(config Config) (*Engine, error) {
+	home, err := store.OpenHome(config.Home)
+	if err != nil {
+		return nil, err
+	}
+	return &Engine{
+		config:  config,
+		home:    home,
+		images:  home.Images(),
+		layers:  layer.NewStore(home.Path("layers")),
+		kernels: kernel.NewStore(home.Path("kernels")),
+		runner:  system.NewCommandRunner(config.Path),
+	}, nil
+}
+
+func (e *Engine) puller() *imagepull.Puller {
+	return &imagepull.Puller{Runner: e.runner, Layers: e.layers, Now: e.config.Now, Report: e.config.Report}
+}
+
+// sockets makes a directory for sockets that only the user can enter. A socket's path has to fit into 108 bytes
+// (unix(7)), so the home, which may be anywhere, will not do.
+func (e *Engine) sockets(ctx context.Context) (*store.Stage, error) {
+	if err := os.MkdirAll(e.config.RuntimeDir, 0o700); err != nil {
+		return nil, fmt.Errorf("making the runtime directory: %w", err)
+	}
+	if err := checkPrivate(e.config.RuntimeDir); err != nil {
+		return nil, err
+	}
+	return store.NewPrivate(ctx, e.config.RuntimeDir, "")
+}

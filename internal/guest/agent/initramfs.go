@@ -1,0 +1,214 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// moduleList names the modules to load, and marks an initramfs of banger's.
+	moduleList = "/banger/modules.list"
+	// newRoot is where the root disk is mounted before it becomes the root.
+	newRoot = "/root"
+	// diskLimit is how long the kernel may take to find the root disk.
+	diskLimit = 20 * time.Second
+
+	rootSerial    = "banger-root"
+	modulesSerial = "banger-modules"
+)
+
+// runInitramfs boots from the initramfs into the root disk. It does not return.
+func runInitramfs() {
+	mountErr := errors.Join(mountAll("/", earlyMounts()), adoptConsole("/dev/console"))
+	out := console{os.Stderr}
+	if mountErr != nil {
+		out.say("%v", mountErr)
+	}
+	out.fatal(handOver(out))
+}
+
+// handOver ends in the program that the host wants as process 1, or in an error.
+func handOver(out console) error {
+	line, err := readCommandLine("/proc/cmdline")
+	if err != nil {
+		return err
+	}
+	if line.init == "" {
+		return errors.New("the kernel's command line has no banger.init")
+	}
+	out.step("modules")
+	if err := loadModules(out); err != nil {
+		return err
+	}
+	out.step("root")
+	if err := mountRoot(out); err != nil {
+		return err
+	}
+	if line.hostname != "" {
+		_ = unix.Sethostname([]byte(line.hostname)) // the agent does it again, and says why it fails
+	}
+	out.step("handover")
+	if err := switchRoot(); err != nil {
+		return err
+	}
+	argv := []string{line.init}
+	if line.init == agentPath {
+		argv = append(argv, "init")
+	}
+	err = unix.Exec(line.init, argv, os.Environ())
+	return fmt.Errorf("starting the init %q of the image: %w", line.init, err)
+}
+
+// loadModules loads the listed modules in their order. One that does not load is reported: what matters is whether the
+// disks appear.
+func loadModules(out console) error {
+	list, err := os.ReadFile(moduleList)
+	if err != nil {
+		return fmt.Errorf("reading the list of modules: %w", err)
+	}
+	for _, name := range strings.Fields(string(list)) {
+		if err := loadModule(filepath.Join(filepath.Dir(moduleList), name)); err != nil {
+			out.say("loading the module %q: %v", name, err)
+		}
+	}
+	return nil
+}
+
+func loadModule(path string) error {
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = file.Close() }()
+	err = unix.FinitModule(int(file.Fd()), "", 0)
+	if errors.Is(err, unix.EEXIST) { // it is loaded, or built in
+		return nil
+	}
+	return err
+}
+
+// mountRoot mounts the root disk, and the module disk in it if there is one.
+func mountRoot(out console) error {
+	disk, err := waitForDisk("/sys/block", rootSerial, diskLimit)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(newRoot, 0o755); err != nil {
+		return fmt.Errorf("making %q: %w", newRoot, err)
+	}
+	if err := unix.Mount("/dev/"+disk, newRoot, "ext4", 0, ""); err != nil {
+		return fmt.Errorf("mounting the root disk %q as ext4: %w", "/dev/"+disk, err)
+	}
+	if disk, ok := findDisk("/sys/block", modulesSerial); ok {
+		if err := mountModules("/dev/"+disk, newRoot); err != nil {
+			out.say("%v", err)
+		}
+	}
+	return nil
+}
+
+// findDisk returns the name of the virtio disk with the given serial, from a directory like /sys/block.
+func findDisk(sysfs, serial string) (string, bool) {
+	files, _ := filepath.Glob(filepath.Join(sysfs, "*", "serial"))
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err == nil && strings.TrimSpace(string(text)) == serial {
+			return filepath.Base(filepath.Dir(file)), true
+		}
+	}
+	return "", false
+}
+
+func waitForDisk(sysfs, serial string, limit time.Duration) (string, error) {
+	for end := time.Now().Add(limit); ; time.Sleep(10 * time.Millisecond) {
+		if disk, ok := findDisk(sysfs, serial); ok {
+			return disk, nil
+		}
+		if time.Now().After(end) {
+			return "", fmt.Errorf("no disk with the serial %q appeared within %v (the kernel found %s)", serial, limit, disks(sysfs))
+		}
+	}
+}
+
+// disks names what is in /sys/block, for a message.
+func disks(sysfs string) string {
+	entries, _ := os.ReadDir(sysfs)
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	if len(names) == 0 {
+		return "no disks at all"
+	}
+	return strings.Join(names, ", ")
+}
+
+// mountModules mounts the module disk where /lib/modules of root leads. An image without /lib does without.
+func mountModules(device, root string) error {
+	place, err := resolveIn(root, "/lib/modules")
+	if err != nil {
+		return fmt.Errorf("finding /lib/modules in the image: %w", err)
+	}
+	err = os.Mkdir(place, 0o755)
+	switch {
+	case missing(err):
+		return nil
+	case err != nil && !errors.Is(err, os.ErrExist):
+		return fmt.Errorf("making /lib/modules in the image: %w", err)
+	}
+	if err := unix.Mount(device, place, "ext4", unix.MS_RDONLY|unix.MS_NODEV|unix.MS_NOSUID, ""); err != nil {
+		return fmt.Errorf("mounting the module disk %q: %w", device, err)
+	}
+	return nil
+}
+
+// switchRoot makes newRoot the root and frees the initramfs (Documentation/filesystems/ramfs-rootfs-initramfs.rst: it
+// can neither be unmounted nor pivoted away).
+func switchRoot() error {
+	for _, m := range earlyMounts() {
+		target := newRoot + m.target
+		if err := os.MkdirAll(target, m.dirMode); err != nil {
+			return fmt.Errorf("making %q in the image: %w", m.target, err)
+		}
+		if err := unix.Mount(m.target, target, "", unix.MS_MOVE, ""); err != nil {
+			return fmt.Errorf("moving %q into the image: %w", m.target, err)
+		}
+	}
+	if err := os.Chdir(newRoot); err != nil {
+		return fmt.Errorf("entering the root disk: %w", err)
+	}
+	removeInitramfs()
+	if err := unix.Mount(".", "/", "", unix.MS_MOVE, ""); err != nil {
+		return fmt.Errorf("moving the root disk to /: %w", err)
+	}
+	if err := unix.Chroot("."); err != nil {
+		return fmt.Errorf("changing the root: %w", err)
+	}
+	return os.Chdir("/")
+}
+
+// removeInitramfs gives the initramfs's memory back. It leaves everything alone if / is not the initramfs.
+func removeInitramfs() {
+	if !exists(moduleList) {
+		return
+	}
+	var root syscall.Stat_t
+	if syscall.Stat("/", &root) != nil {
+		return
+	}
+	entries, _ := os.ReadDir("/")
+	for _, e := range entries {
+		var st syscall.Stat_t
+		path := "/" + e.Name()
+		if syscall.Lstat(path, &st) == nil && st.Dev == root.Dev {
+			_ = os.RemoveAll(path)
+		}
+	}
+}

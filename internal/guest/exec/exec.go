@@ -1,0 +1,117 @@
+// Package exec runs commands in the guest, one per stream of a channel: the host's half (Run, Hello, Poweroff) and the
+// agent's half (Guest).
+//
+// A stream carries frames (frame.go): one request of the host, then standard input, terminal sizes and signals in one
+// direction, and standard output, standard error and the result in the other. docs/guest-protocol.md is the
+// specification.
+package exec
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Version is the version of the protocol that this package speaks. An agent refuses a host whose version is higher.
+const Version = 1
+
+// The exit codes that docker and the shells give to a command that could not be started.
+const (
+	CodeNotExecutable = 126 // also for an unknown user or an unusable directory
+	CodeNotFound      = 127
+	codeSignal        = 128 // plus the number of the signal that ended the command
+)
+
+// Size is the size of a terminal in characters.
+type Size struct {
+	Rows    uint16 `json:"rows"`
+	Columns uint16 `json:"columns"`
+}
+
+// Command says what to run in the guest. What is left empty comes from the config of the image.
+type Command struct {
+	// Argv is the program and its arguments. The program is looked up on the guest's PATH if it has no slash. An empty
+	// Argv runs the image's Entrypoint and Cmd.
+	Argv []string `json:"argv,omitempty"`
+	Env  []string `json:"env,omitempty"` // KEY=VALUE, added to the image's environment
+	// Dir is the working directory; "" is the image's WorkingDir, or /. A directory that is missing is made.
+	Dir string `json:"dir,omitempty"`
+	// User is NAME, UID, NAME:GROUP or UID:GID as the image knows them; "" is the image's User, or root.
+	User string `json:"user,omitempty"`
+	// TTY gives the command a terminal of this size, on which standard output and error are one stream.
+	TTY   *Size `json:"tty,omitempty"`
+	Stdin bool  `json:"stdin,omitempty"` // false: standard input is empty (or the silent terminal)
+	// WaitBoot is how long to wait, before the command is started, for systemd to finish booting. An image without
+	// systemd does not wait. The command runs even if the time is over or services have failed.
+	WaitBoot time.Duration `json:"wait_boot,omitempty"`
+}
+
+// Info is what an agent says about itself.
+type Info struct {
+	Protocol int    `json:"protocol"` // its Version
+	Agent    string `json:"agent"`    // the version of the agent, see package embedded
+	Init     string `json:"init"`     // "guest" or "systemd"
+}
+
+// Reason says why a command could not be started. The zero Reason is invalid.
+type Reason string
+
+// The reasons.
+const (
+	NotFound      Reason = "not-found"      // there is no such program
+	NotExecutable Reason = "not-executable" // there is, but it cannot be run
+	BadUser       Reason = "user"           // the image has no such user or group
+	BadDirectory  Reason = "directory"      // the working directory cannot be made or entered
+	Refused       Reason = "refused"        // the agent does not understand the request
+	Failed        Reason = "failed"         // the agent could not do it
+)
+
+// StartError is a command that could not be started, in the agent's words.
+type StartError struct {
+	Reason  Reason `json:"reason"`
+	Message string `json:"message"`
+}
+
+// Error returns the agent's words.
+func (e *StartError) Error() string { return e.Message }
+
+// Code returns the exit code that docker gives to such an error.
+func (e *StartError) Code() int {
+	if e.Reason == NotFound {
+		return CodeNotFound
+	}
+	return CodeNotExecutable
+}
+
+// ErrDisconnected is a stream that ended before the result came: the VM stopped or its agent was restarted.
+var ErrDisconnected = errors.New("the connection to the guest was lost")
+
+// request is the first frame of a stream.
+type request struct {
+	Version int      `json:"version"`
+	Do      string   `json:"do"` // one of the do constants
+	Command *Command `json:"command,omitempty"`
+}
+
+const (
+	doExec     = "exec"
+	doHello    = "hello"
+	doPoweroff = "poweroff"
+)
+
+// exit is how a command ended: with Code, or by Signal when that is not zero.
+type exit struct {
+	Code   int `json:"code"`
+	Signal int `json:"signal,omitempty"`
+}
+
+func (e exit) code() int {
+	if e.Signal != 0 {
+		return codeSignal + e.Signal
+	}
+	return e.Code
+}
+
+func startError(reason Reason, format string, args ...any) *StartError {
+	return &StartError{Reason: reason, Message: fmt.Sprintf(format, args...)}
+}

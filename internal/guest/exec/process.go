@@ -1,0 +1,287 @@
+package exec
+
+import (
+	"errors"
+	"io"
+	"os"
+	osexec "os/exec"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// idle is how long output may be silent after the end of a command before it counts as complete. A process that the
+// command left behind may hold the pipes open for ever.
+const idle = time.Second
+
+// process is a running command of the guest, the leader of a session and process group of its own.
+type process struct {
+	cmd     *osexec.Cmd
+	tty     *os.File // the master of its terminal, or nil
+	stdin   *os.File // what its input is written to; nil without input
+	outputs []output
+	input   *queue
+
+	ended chan struct{}
+	over  atomic.Bool // set with ended
+
+	mu     sync.Mutex
+	reaped bool // the process id may belong to another process
+}
+
+// output is one of the command's streams.
+type output struct {
+	file *os.File
+	kind frameType
+}
+
+// start starts cmd. What it leaves empty is taken from the image's config.
+func (g *Guest) start(cmd Command) (*process, *StartError) {
+	who, err := lookUpUser(g.Etc, first(cmd.User, g.Config.User))
+	if err != nil {
+		return nil, startError(BadUser, "%v", err)
+	}
+	argv := cmd.Argv
+	if len(argv) == 0 {
+		argv = append(append(argv, g.Config.Entrypoint...), g.Config.Cmd...)
+	}
+	if len(argv) == 0 {
+		return nil, startError(NotFound, "no command given, and the image has neither Entrypoint nor Cmd")
+	}
+	dir, refused := directory(first(cmd.Dir, g.Config.WorkingDir, "/"))
+	if refused != nil {
+		return nil, refused
+	}
+	env := environment(g.Config.Env, cmd.Env, first(who.home, "/"), cmd.TTY != nil)
+	file, refused := lookUpProgram(argv[0], variable(env, "PATH"), dir)
+	if refused != nil {
+		return nil, refused
+	}
+	child := &osexec.Cmd{Path: file, Args: argv, Env: env, Dir: dir}
+	child.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: credential(who)}
+	return launch(child, cmd, who)
+}
+
+// first returns the first of values that is not empty.
+func first(values ...string) string {
+	for _, v := range values {
+		if v != "" {
+			return v
+		}
+	}
+	return ""
+}
+
+// directory makes the working directory if it is missing, as docker does.
+func directory(dir string) (string, *StartError) {
+	dir = filepath.Join("/", dir)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", startError(BadDirectory, "making the working directory %q: %v", dir, err)
+	}
+	return dir, nil
+}
+
+// credential is nil when the agent is no superuser and is asked for nothing but its own user: the kernel would refuse
+// even that.
+func credential(who identity) *syscall.Credential {
+	if uid := os.Getuid(); uid != 0 && int(who.uid) == uid && int(who.gid) == os.Getgid() {
+		return nil
+	}
+	return &syscall.Credential{Uid: who.uid, Gid: who.gid, Groups: who.groups}
+}
+
+// launch connects child's streams and starts it.
+func launch(child *osexec.Cmd, cmd Command, who identity) (*process, *StartError) {
+	p := &process{cmd: child, input: newQueue(), ended: make(chan struct{})}
+	connect := p.connectPipes
+	if cmd.TTY != nil {
+		connect = p.connectTerminal
+	}
+	theirs, err := connect(cmd)
+	defer func() { closeAll(theirs) }()
+	if err != nil {
+		p.close()
+		return nil, startError(Failed, "connecting %q: %v", child.Path, err)
+	}
+	for _, f := range theirs {
+		// So that the command may open /dev/stdout, whoever it runs as. It fails only where it does not matter.
+		_ = f.Chown(int(who.uid), int(who.gid))
+	}
+	if err := child.Start(); err != nil {
+		p.close()
+		return nil, refusal(child.Path, err)
+	}
+	return p, nil
+}
+
+// connectTerminal gives the child a terminal of its own. It returns the files that only the child keeps.
+func (p *process) connectTerminal(cmd Command) ([]*os.File, error) {
+	master, slave, err := openTerminal()
+	if err != nil {
+		return nil, err
+	}
+	p.tty, p.stdin = master, master
+	p.outputs = []output{{master, frameStdout}}
+	p.resize(*cmd.TTY)
+	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = slave, slave, slave
+	p.cmd.SysProcAttr.Setctty = true // Ctty 0: the child's standard input
+	if !cmd.Stdin {
+		p.stdin = nil
+	}
+	return []*os.File{slave}, nil
+}
+
+// connectPipes gives the child pipes. It returns the files that only the child keeps.
+func (p *process) connectPipes(cmd Command) (theirs []*os.File, err error) {
+	for _, target := range []struct {
+		kind frameType
+		file *io.Writer
+	}{{frameStdout, &p.cmd.Stdout}, {frameStderr, &p.cmd.Stderr}} {
+		r, w, err := os.Pipe()
+		if err != nil {
+			return theirs, err
+		}
+		theirs = append(theirs, w)
+		p.outputs = append(p.outputs, output{r, target.kind})
+		*target.file = w
+	}
+	if !cmd.Stdin {
+		return theirs, nil // os/exec opens /dev/null
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return theirs, err
+	}
+	p.stdin, p.cmd.Stdin = w, r
+	return append(theirs, r), nil
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		_ = f.Close()
+	}
+}
+
+// close closes the agent's ends.
+func (p *process) close() {
+	for _, o := range p.outputs {
+		_ = o.file.Close()
+	}
+	if p.stdin != nil {
+		_ = p.stdin.Close()
+	}
+}
+
+// endOfTransmission is what a terminal takes for the end of the input (VEOF of termios(3), Ctrl-D).
+const endOfTransmission = 4
+
+// feed writes the queue to the command's input and reports to consumed what it has taken. Input that the command does
+// not want is thrown away, as a closed pipe does.
+func (p *process) feed(consumed func(int)) {
+	if p.stdin == nil {
+		return
+	}
+	for b := p.input.take(); len(b) > 0; b = p.input.take() {
+		_, _ = p.stdin.Write(b)
+		consumed(len(b))
+	}
+	if p.tty != nil {
+		_, _ = p.tty.Write([]byte{endOfTransmission})
+		return
+	}
+	_ = p.stdin.Close()
+}
+
+// resize sets the size of the terminal, if there is one.
+func (p *process) resize(size Size) {
+	if p.tty != nil {
+		_ = setSize(p.tty, size)
+	}
+}
+
+// signal sends a signal to the command's process group, unless it has ended.
+func (p *process) signal(number byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.reaped && number > 0 {
+		_ = syscall.Kill(-p.cmd.Process.Pid, syscall.Signal(number))
+	}
+}
+
+// abandon kills the command, whose host is gone, and throws its input away. Closing stream ends the writes that wait for
+// the host to read.
+func (p *process) abandon(stream io.Closer) {
+	p.input.end()
+	p.signal(byte(syscall.SIGHUP))
+	_ = stream.Close()
+	select {
+	case <-p.ended:
+	case <-time.After(graceful):
+		p.signal(byte(syscall.SIGKILL))
+	}
+}
+
+// finish sends the output until it is complete, and returns how the command ended.
+func (p *process) finish(frames *frameWriter) exit {
+	var sending sync.WaitGroup
+	for _, o := range p.outputs {
+		sending.Go(func() { p.send(o, frames) })
+	}
+	p.wait()
+	sending.Wait()
+	p.input.end()
+	p.close()
+	return status(p.cmd.ProcessState)
+}
+
+// wait waits for the end of the command. The process is reaped only when nobody can signal it any more.
+func (p *process) wait() {
+	for {
+		err := unix.Waitid(unix.P_PID, p.cmd.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	p.mu.Lock()
+	p.reaped = true
+	p.mu.Unlock()
+	_ = p.cmd.Wait()
+	p.over.Store(true)
+	close(p.ended)
+	for _, o := range p.outputs {
+		_ = o.file.SetReadDeadline(time.Now().Add(idle))
+	}
+}
+
+// send copies one output to the host: to its end, or until it is silent after the end of the command. The time that the
+// host takes does not count.
+func (p *process) send(o output, frames *frameWriter) {
+	buffer := make([]byte, chunkSize)
+	to := stream{frames, o.kind}
+	for {
+		if p.over.Load() {
+			_ = o.file.SetReadDeadline(time.Now().Add(idle))
+		}
+		n, err := o.file.Read(buffer)
+		if n > 0 {
+			if _, err := to.Write(buffer[:n]); err != nil {
+				return
+			}
+		}
+		if err != nil {
+			return // the end of a pipe, EIO of a terminal whose last user is gone, or silence
+		}
+	}
+}
+
+// status tells how a process ended.
+func status(state *os.ProcessState) exit {
+	if ws, ok := state.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+		return exit{Code: -1, Signal: int(ws.Signal())}
+	}
+	return exit{Code: state.ExitCode()}
+}

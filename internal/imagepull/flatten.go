@@ -1,0 +1,99 @@
+package imagepull
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/docker/go-units"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/banger-vm/banger/internal/layer"
+	"github.com/banger-vm/banger/internal/oci"
+	"github.com/banger-vm/banger/internal/rootfs"
+)
+
+// parallelLayers is how many layers are fetched and verified at once. Registries limit a client's connections, and
+// beyond a few the disk or the line is the limit.
+const parallelLayers = 4
+
+// pullLayers is the step Pull: it brings every layer of the image into the layer store and opens it.
+func (p *Puller) pullLayers(ctx context.Context, image *oci.Image) ([]*layer.Layer, error) {
+	layers := make([]*layer.Layer, len(image.Blobs))
+	err := p.step("Pull", func() (string, error) {
+		group, ctx := errgroup.WithContext(ctx)
+		group.SetLimit(parallelLayers)
+		for i, blob := range image.Blobs {
+			group.Go(func() (err error) {
+				layers[i], err = p.Layers.Ensure(ctx, layer.Blob(blob))
+				return err
+			})
+		}
+		if err := group.Wait(); err != nil {
+			return "", fmt.Errorf("pulling %q: %w", image.Reference, err)
+		}
+		return layersDetail(image), nil
+	})
+	if err != nil {
+		closeAll(layers)
+		return nil, err
+	}
+	return layers, nil
+}
+
+func layersDetail(image *oci.Image) string {
+	var total int64
+	for _, blob := range image.Blobs {
+		total += max(blob.Size, 0)
+	}
+	return fmt.Sprintf("%d layers, %s", len(image.Blobs), units.HumanSize(float64(total)))
+}
+
+func closeAll(layers []*layer.Layer) {
+	for _, l := range layers {
+		if l != nil {
+			_ = l.Close()
+		}
+	}
+}
+
+// flatten is the step Flatten: it merges the layers, the lowest first.
+func (p *Puller) flatten(_ context.Context, image *oci.Image, layers []*layer.Layer) (*rootfs.Tree, error) {
+	var tree *rootfs.Tree
+	err := p.step("Flatten", func() (detail string, err error) {
+		tree, err = rootfs.Flatten(layers)
+		if err != nil {
+			return "", fmt.Errorf("flattening %q: %w", image.Reference, err)
+		}
+		usage := tree.Usage()
+		return fmt.Sprintf("%d files, %s", usage.Inodes, units.HumanSize(float64(usage.Bytes))), nil
+	})
+	return tree, err
+}
+
+// Build makes an ext4 file of sizeBytes from any tree: BuildExt4 of the staged tree, and ApplyOwnership. The staged
+// tree is below workDir while Build runs.
+func (p *Puller) Build(ctx context.Context, tree *rootfs.Tree, workDir, outFile string, sizeBytes int64) error {
+	staged := filepath.Join(workDir, "staged")
+	defer func() { _ = os.RemoveAll(staged) }()
+	err := p.step("BuildExt4", func() (string, error) {
+		if err := os.Mkdir(staged, 0o700); err != nil {
+			return "", fmt.Errorf("staging the tree: %w", err)
+		}
+		if err := rootfs.Stage(ctx, tree, staged); err != nil {
+			return "", fmt.Errorf("staging the tree: %w", err)
+		}
+		return units.BytesSize(float64(sizeBytes)), BuildExt4(ctx, p.Runner, staged, outFile, sizeBytes)
+	})
+	if err != nil {
+		return err
+	}
+	err = p.step("ApplyOwnership", func() (string, error) {
+		return fmt.Sprintf("%d inodes", tree.Usage().Inodes), ApplyOwnership(ctx, p.Runner, tree, outFile)
+	})
+	if err != nil {
+		_ = os.Remove(outFile)
+	}
+	return err
+}

@@ -1,0 +1,63 @@
+// Package lock keeps processes out of each other's way: advisory locks (flock(2)) on files, with a wait that can be
+// cancelled. The kernel releases a lock when its holder dies, however it dies, so a lock that is free has no living
+// holder. Lock files are left in place: removing one would let two processes hold locks on different files of one name.
+package lock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+// poll is how often a taken lock is tried again. flock(2) itself cannot be cancelled.
+const poll = 25 * time.Millisecond
+
+// Lock is a held lock.
+type Lock struct {
+	file *os.File
+}
+
+// Acquire waits until the caller holds the lock on the file at path, or ctx ends. The file and its directory are made
+// if they do not exist.
+func Acquire(ctx context.Context, path string) (*Lock, error) {
+	for {
+		l, err := Try(path)
+		if l != nil || err != nil {
+			return l, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("waiting for the lock %q: %w", path, context.Cause(ctx))
+		case <-time.After(poll):
+		}
+	}
+}
+
+// Try takes the lock if it is free, and returns nil without an error if another holds it.
+func Try(path string) (*Lock, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, fmt.Errorf("making the lock's directory: %w", err)
+	}
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("opening the lock: %w", err)
+	}
+	err = syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if err == nil {
+		return &Lock{file: file}, nil
+	}
+	_ = file.Close()
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return nil, nil
+	}
+	return nil, fmt.Errorf("locking %q: %w", path, err)
+}
+
+// Release gives the lock up. A second call does nothing.
+func (l *Lock) Release() {
+	_ = l.file.Close()
+}

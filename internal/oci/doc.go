@@ -1,0 +1,10 @@
+// Package oci finds container images: it turns a reference into an Image, which is a configuration and a list of
+// layers that can be opened. It reads manifests and configurations at once, and layers only when they are opened.
+//
+// An image comes from one of three places: a registry, an OCI image layout (a directory), or the archive that `docker
+// save` writes. Manifests and configurations are checked against their digests here; layers are checked by whoever
+// reads them, against Blob.Digest and Blob.DiffID.
+//
+// This is the only package that knows go-containerregistry, of which it uses the names, the credentials and the
+// authentication. References follow docker's rules (docs/oci.md).
+package oci

@@ -1,0 +1,251 @@
+package oci
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/banger-vm/banger/internal/fault"
+)
+
+// Blob is a layer where it is.
+type Blob struct {
+	Digest    string // of the bytes that Open returns, "sha256:…"; "" in an archive, which does not know it
+	DiffID    string // digest of the uncompressed tar
+	MediaType string // what the manifest says, which need not be true; "" in an archive
+	Size      int64  // of what Open returns, in bytes; -1 if the source does not know it
+	// Open returns the layer's bytes as they are stored, unchecked. Reading ends with an error when ctx does. The
+	// caller closes the reader.
+	Open func(ctx context.Context) (io.ReadCloser, error)
+}
+
+// Image is an image for one platform. Close releases its source; its blobs cannot be opened afterwards.
+type Image struct {
+	Reference string // in full: "docker.io/library/debian:bookworm", "oci:DIR:TAG"
+	Digest    string // of the platform's manifest; of the configuration in an archive, which has no manifest
+	Platform  Platform
+	RawConfig []byte        // the configuration, byte for byte
+	Config    ocispec.Image // RawConfig, parsed
+	Blobs     []Blob        // the lowest first; as many as Config.RootFS.DiffIDs
+	close     func() error
+}
+
+// Close releases the source.
+func (i *Image) Close() error {
+	if i.close == nil {
+		return nil
+	}
+	return i.close()
+}
+
+// Options are the choices of Resolve.
+type Options struct {
+	Platform  Platform          // the zero value is linux/amd64
+	Keychain  authn.Keychain    // nil has the credentials of docker and podman
+	Transport http.RoundTripper // nil connects as the environment's proxy variables say
+	TempDir   string            // for unpacking a compressed archive; "" is /var/tmp
+}
+
+func (o Options) withDefaults() Options {
+	if o.Platform == (Platform{}) {
+		o.Platform = Platform{OS: "linux", Architecture: "amd64"}
+	}
+	o.Platform = o.Platform.canonical()
+	if o.Keychain == nil {
+		o.Keychain = authn.DefaultKeychain
+	}
+	if o.TempDir == "" {
+		o.TempDir = "/var/tmp" // as file-hierarchy(7) has it: /tmp may be memory
+	}
+	return o
+}
+
+// source is where an image comes from.
+type source interface {
+	// root returns the manifest or index that the reference names.
+	root(ctx context.Context) (document, error)
+	// manifest returns a manifest or index that an index names.
+	manifest(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error)
+	// blob returns a layer or a configuration.
+	blob(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error)
+	Close() error
+}
+
+// Resolve finds the image that a reference names: a name in a registry (also with docker:// before it),
+// oci:DIR[:TAG], or docker-archive:FILE[:REF]. It reads manifests and the configuration, and no layer.
+//
+// The errors' kinds: Usage for a reference that is none or that does not say which of several images, NotFound,
+// Unreachable for a registry that does not answer or refuses, Platform, Corrupt, and Unsupported for what is no
+// container image.
+func Resolve(ctx context.Context, ref string, opts Options) (*Image, error) {
+	image, err := resolve(ctx, ref, opts.withDefaults())
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("resolving %q: %w", ref, err)
+	}
+	return image, nil
+}
+
+func resolve(ctx context.Context, ref string, opts Options) (*Image, error) {
+	if rest, ok := strings.CutPrefix(ref, layoutPrefix); ok {
+		dir, tag, err := splitPath(rest)
+		if err != nil {
+			return nil, err
+		}
+		l, err := openLayout(dir, tag)
+		if err != nil {
+			return nil, err
+		}
+		return resolveFrom(ctx, l, ref, opts.Platform)
+	}
+	if rest, ok := strings.CutPrefix(ref, archivePrefix); ok {
+		path, name, err := splitPath(rest)
+		if err != nil {
+			return nil, err
+		}
+		return openArchive(ctx, path, name, opts)
+	}
+	named, err := parseNamed(ref)
+	if err != nil {
+		return nil, err
+	}
+	r, err := openRegistry(ctx, named, opts)
+	if err != nil {
+		return nil, err
+	}
+	return resolveFrom(ctx, r, named.String(), opts.Platform)
+}
+
+// resolveFrom reads the image from its source, which it closes on failure.
+func resolveFrom(ctx context.Context, s source, name string, want Platform) (image *Image, err error) {
+	defer func() {
+		if err != nil {
+			_ = s.Close()
+		}
+	}()
+	root, err := s.root(ctx)
+	if err != nil {
+		return nil, err
+	}
+	manifest, err := imageManifest(ctx, s, root, want)
+	if err != nil {
+		return nil, err
+	}
+	config, err := readChecked(ctx, s.blob, *manifest.Config)
+	if err != nil {
+		return nil, fmt.Errorf("reading the configuration: %w", err)
+	}
+	image = &Image{Reference: name, Digest: manifest.digest.String(), RawConfig: config, close: s.Close}
+	if err := image.readConfig(want); err != nil {
+		return nil, err
+	}
+	return image, image.addLayers(s, manifest.Layers)
+}
+
+// readConfig parses the configuration and checks that the image is for the platform. Images that do not say what they
+// are for count as what is wanted, as with docker.
+func (i *Image) readConfig(want Platform) error {
+	if err := json.Unmarshal(i.RawConfig, &i.Config); err != nil {
+		return fault.New(fault.Corrupt, fmt.Errorf("reading the configuration: %w", err), "")
+	}
+	i.Platform = platformOf(i.Config.Platform)
+	if i.Platform == (Platform{}) {
+		i.Platform = want
+	}
+	if !i.Platform.runs(Platform{OS: want.OS, Architecture: want.Architecture}) {
+		return noPlatform(want, []candidate{{platform: i.Platform}})
+	}
+	for _, id := range i.Config.RootFS.DiffIDs {
+		if err := id.Validate(); err != nil {
+			return fault.New(fault.Corrupt, fmt.Errorf("reading the configuration: diff_id %q: %w", id, err), "")
+		}
+	}
+	return nil
+}
+
+func (i *Image) addLayers(s source, layers []ocispec.Descriptor) error {
+	if err := i.checkCount(len(layers)); err != nil {
+		return err
+	}
+	for n, d := range layers {
+		if err := checkDescriptor(d); err != nil {
+			return fmt.Errorf("reading the manifest: layer %d: %w", n+1, err)
+		}
+		i.Blobs = append(i.Blobs, Blob{
+			Digest: d.Digest.String(), DiffID: i.Config.RootFS.DiffIDs[n].String(), MediaType: d.MediaType, Size: d.Size,
+			Open: func(ctx context.Context) (io.ReadCloser, error) { return s.blob(ctx, d) },
+		})
+	}
+	return nil
+}
+
+func (i *Image) checkCount(layers int) error {
+	if ids := len(i.Config.RootFS.DiffIDs); ids != layers {
+		err := fmt.Errorf("reading the image: it has %d layers and %d diff_ids", layers, ids)
+		return fault.New(fault.Corrupt, err, "")
+	}
+	return nil
+}
+
+// checkDescriptor checks what is going to be a path or an amount of memory.
+func checkDescriptor(d ocispec.Descriptor) error {
+	if err := d.Digest.Validate(); err != nil {
+		return fault.New(fault.Corrupt, fmt.Errorf("the digest %q: %w", d.Digest, err), "")
+	}
+	if d.Size < 0 {
+		return fault.New(fault.Corrupt, fmt.Errorf("%s has the size %d", d.Digest, d.Size), "")
+	}
+	return nil
+}
+
+// maxDocument is the size beyond which a manifest or configuration is refused, in bytes. containerd stops at half of
+// it.
+const maxDocument = 16 << 20
+
+// readChecked reads what a descriptor describes, which is small, and checks it.
+func readChecked(
+	ctx context.Context, open func(context.Context, ocispec.Descriptor) (io.ReadCloser, error), d ocispec.Descriptor,
+) ([]byte, error) {
+	if err := checkDescriptor(d); err != nil {
+		return nil, err
+	}
+	r, err := open(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = r.Close() }()
+	data, err := readSmall(r)
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return nil, err
+	}
+	if int64(len(data)) != d.Size {
+		err := fmt.Errorf("%s has %d bytes instead of %d", d.Digest, len(data), d.Size)
+		return nil, fault.New(fault.Corrupt, err, "")
+	}
+	return data, checkDigest(data, d.Digest)
+}
+
+func readSmall(r io.Reader) ([]byte, error) {
+	data, err := io.ReadAll(io.LimitReader(r, maxDocument+1))
+	if err == nil && len(data) > maxDocument {
+		err = fault.New(fault.Unsupported, fmt.Errorf("it has more than %d MiB", maxDocument>>20), "")
+	}
+	return data, err
+}
+
+func checkDigest(data []byte, want digest.Digest) error {
+	if got := want.Algorithm().FromBytes(data); got != want {
+		return fault.New(fault.Corrupt, fmt.Errorf("the bytes of %s have the digest %s", want, got), "")
+	}
+	return nil
+}

@@ -1,0 +1,210 @@
+package oci
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/banger-vm/banger/internal/fault"
+)
+
+// Docker's media types, which OCI's were made from (distribution, "Image Manifest Version 2, Schema 2").
+const (
+	dockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
+	dockerIndex    = "application/vnd.docker.distribution.manifest.list.v2+json"
+	dockerConfig   = "application/vnd.docker.container.image.v1+json"
+	dockerSchema1  = "application/vnd.docker.distribution.manifest.v1+json"
+)
+
+// attestationAnnotation marks the entries of an index that hold BuildKit's attestations instead of an image.
+const attestationAnnotation = "vnd.docker.reference.type"
+
+// maxDepth is how deep indexes may be nested. Two levels are in use.
+const maxDepth = 4
+
+// document is a manifest or an index: the fields of both, of which it has one kind's.
+type document struct {
+	digest digest.Digest
+
+	SchemaVersion int                  `json:"schemaVersion"`
+	MediaType     string               `json:"mediaType"`
+	ArtifactType  string               `json:"artifactType"`
+	Config        *ocispec.Descriptor  `json:"config"`
+	Layers        []ocispec.Descriptor `json:"layers"`
+	Manifests     []ocispec.Descriptor `json:"manifests"`
+	FSLayers      json.RawMessage      `json:"fsLayers"` // of schema 1
+}
+
+func (d *document) isIndex() bool { return d.Config == nil && len(d.Layers) == 0 && d.Manifests != nil }
+
+// parseDocument parses a manifest or an index. Its content decides which it is, since registries and tools get the
+// Content-Type wrong; but what is both is refused, because others may take it for the other (CVE-2021-41190).
+func parseDocument(raw []byte, sum digest.Digest) (document, error) {
+	d := document{digest: sum}
+	if err := json.Unmarshal(raw, &d); err != nil {
+		err = fmt.Errorf("reading the manifest: %w", err)
+		return document{}, fault.New(fault.Unsupported, err, "check that the reference names a container image")
+	}
+	if d.MediaType == ocispec.MediaTypeImageIndex && d.Manifests == nil {
+		d.Manifests = []ocispec.Descriptor{} // null, as Go writes an empty list
+	}
+	switch {
+	case d.SchemaVersion == 1 || d.FSLayers != nil:
+		err := fmt.Errorf("reading the manifest: docker's schema 1 (%s) is not supported", dockerSchema1)
+		return document{}, fault.New(fault.Unsupported, err, "push the image again with a docker of this decade")
+	case d.Manifests != nil && (d.Config != nil || d.Layers != nil):
+		return document{}, fault.New(fault.Corrupt, errors.New("reading the manifest: it is an index as well"), "")
+	case d.Manifests == nil && d.Config == nil:
+		return document{}, notImage(d.MediaType)
+	}
+	known := []string{"", ocispec.MediaTypeImageManifest, ocispec.MediaTypeImageIndex, dockerManifest, dockerIndex}
+	if !slices.Contains(known, d.MediaType) {
+		return document{}, notImage(d.MediaType)
+	}
+	return d, nil
+}
+
+// notImage is the error for an artifact that is no container image.
+func notImage(mediaType string) error {
+	if mediaType == "" {
+		mediaType = "of no known type"
+	}
+	err := fmt.Errorf("reading the manifest: this is not a container image but %s", mediaType)
+	return fault.New(fault.Unsupported, err, "check that the reference names a container image")
+}
+
+// checkConfigType refuses Helm charts, signatures and other artifacts.
+func (d *document) checkConfigType() error {
+	switch d.Config.MediaType {
+	case ocispec.MediaTypeImageConfig, dockerConfig:
+		return nil
+	}
+	if d.ArtifactType != "" {
+		return notImage(d.ArtifactType)
+	}
+	return notImage(d.Config.MediaType)
+}
+
+// imageManifest returns the manifest of the image for the platform: root itself, or one that it leads to.
+func imageManifest(ctx context.Context, s source, root document, want Platform) (document, error) {
+	manifest := root
+	if root.isIndex() {
+		w := &indexWalk{source: s}
+		if err := w.collect(ctx, root, 0); err != nil {
+			return document{}, err
+		}
+		chosen, err := w.choose(ctx, want)
+		if err != nil {
+			return document{}, err
+		}
+		if manifest, err = readDocument(ctx, s, chosen); err != nil {
+			return document{}, err
+		}
+	}
+	if manifest.isIndex() {
+		return document{}, fault.New(fault.Corrupt, errors.New("reading the index: an image in it is an index"), "")
+	}
+	return manifest, manifest.checkConfigType()
+}
+
+func readDocument(ctx context.Context, s source, d ocispec.Descriptor) (document, error) {
+	raw, err := readChecked(ctx, s.manifest, d)
+	if err != nil {
+		return document{}, fmt.Errorf("reading the manifest: %w", err)
+	}
+	return parseDocument(raw, d.Digest)
+}
+
+// indexWalk gathers the images of an index and of the indexes in it.
+type indexWalk struct {
+	source  source
+	known   []candidate
+	unknown []ocispec.Descriptor // manifests of which the index does not say what they are for
+}
+
+func (w *indexWalk) collect(ctx context.Context, index document, depth int) error {
+	if depth == maxDepth {
+		return fault.New(fault.Unsupported, fmt.Errorf("reading the index: more than %d indexes deep", maxDepth), "")
+	}
+	for _, d := range index.Manifests {
+		if err := w.add(ctx, d, depth); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *indexWalk) add(ctx context.Context, d ocispec.Descriptor, depth int) error {
+	switch {
+	case isAttestation(d):
+		return nil
+	case d.MediaType == ocispec.MediaTypeImageIndex || d.MediaType == dockerIndex:
+		nested, err := readDocument(ctx, w.source, d)
+		if err != nil {
+			return err
+		}
+		if !nested.isIndex() {
+			return fault.New(fault.Corrupt, errors.New("reading the index: an index in it is a manifest"), "")
+		}
+		return w.collect(ctx, nested, depth+1)
+	case d.MediaType != ocispec.MediaTypeImageManifest && d.MediaType != dockerManifest:
+		return nil // indexes may hold other things, which are to be ignored (OCI image-spec, image-index.md)
+	case d.Platform == nil:
+		w.unknown = append(w.unknown, d)
+	default:
+		w.known = append(w.known, candidate{d, platformOf(*d.Platform)})
+	}
+	return nil
+}
+
+func isAttestation(d ocispec.Descriptor) bool {
+	if d.Annotations[attestationAnnotation] != "" {
+		return true
+	}
+	return d.Platform != nil && d.Platform.OS == "unknown" && d.Platform.Architecture == "unknown"
+}
+
+// choose returns the image for the platform. Only if none is declared for it are the others' configurations read.
+func (w *indexWalk) choose(ctx context.Context, want Platform) (ocispec.Descriptor, error) {
+	if c := choose(w.known, want); c != nil {
+		return c.descriptor, nil
+	}
+	for _, d := range w.unknown {
+		p, err := w.configured(ctx, d)
+		if err != nil {
+			return ocispec.Descriptor{}, err
+		}
+		if p != (Platform{}) {
+			w.known = append(w.known, candidate{d, p})
+		}
+	}
+	if c := choose(w.known, want); c != nil {
+		return c.descriptor, nil
+	}
+	return ocispec.Descriptor{}, noPlatform(want, w.known)
+}
+
+// configured returns what an image's configuration says that it is for; the zero Platform if it is no image.
+func (w *indexWalk) configured(ctx context.Context, d ocispec.Descriptor) (Platform, error) {
+	manifest, err := readDocument(ctx, w.source, d)
+	if err != nil {
+		return Platform{}, err
+	}
+	if manifest.isIndex() || manifest.checkConfigType() != nil {
+		return Platform{}, nil
+	}
+	raw, err := readChecked(ctx, w.source.blob, *manifest.Config)
+	if err != nil {
+		return Platform{}, fmt.Errorf("reading the configuration: %w", err)
+	}
+	var config ocispec.Image
+	if err := json.Unmarshal(raw, &config); err != nil {
+		return Platform{}, fault.New(fault.Corrupt, fmt.Errorf("reading the configuration: %w", err), "")
+	}
+	return platformOf(config.Platform), nil
+}

@@ -1,0 +1,120 @@
+package oci
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/distribution/reference"
+
+	"github.com/banger-vm/banger/internal/fault"
+)
+
+// Prefixes of references to what is not in a registry, as skopeo has them (containers-transports(5)).
+const (
+	registryPrefix = "docker://"
+	layoutPrefix   = "oci:"
+	archivePrefix  = "docker-archive:"
+)
+
+// Normalize completes a name by docker's rules: "debian" becomes "docker.io/library/debian:latest". A name with a
+// digest gets no tag. An error is a fault.Usage.
+func Normalize(name string) (string, error) {
+	named, err := parseNamed(name)
+	if err != nil {
+		return "", err
+	}
+	return named.String(), nil
+}
+
+func parseNamed(name string) (reference.Named, error) {
+	named, err := reference.ParseNormalizedNamed(strings.TrimPrefix(name, registryPrefix))
+	if err != nil {
+		err = fmt.Errorf("reading the reference %q: %w", name, err)
+		return nil, fault.New(fault.Usage, err, "write it as in debian:bookworm or ghcr.io/owner/image:tag")
+	}
+	return reference.TagNameOnly(named), nil
+}
+
+// DefaultName returns the name that an image gets when its user gives none: docker's short form, with the tag
+// ("debian:bookworm", "localhost:5000/debian:bookworm"), or with the digest if there is no tag. An archive is opened,
+// and gives the name that docker saved with the image; without one, the file's or directory's own name serves.
+func DefaultName(ref string) (string, error) {
+	if rest, ok := strings.CutPrefix(ref, layoutPrefix); ok {
+		dir, tag, err := splitPath(rest)
+		if err != nil {
+			return "", err
+		}
+		return layoutName(dir, tag), nil
+	}
+	if rest, ok := strings.CutPrefix(ref, archivePrefix); ok {
+		file, name, err := splitPath(rest)
+		if err != nil {
+			return "", err
+		}
+		return archiveName(file, name)
+	}
+	named, err := parseNamed(ref)
+	if err != nil {
+		return "", err
+	}
+	return shortName(named), nil
+}
+
+// shortName returns docker's familiar form. A tag beats a digest: it is what people call the image.
+func shortName(named reference.Named) string {
+	if tagged, ok := named.(reference.Tagged); ok {
+		return reference.FamiliarName(named) + ":" + tagged.Tag()
+	}
+	return reference.FamiliarString(named)
+}
+
+// splitPath splits PATH[:REFERENCE]. As with skopeo, a path has no colon.
+func splitPath(s string) (path, ref string, err error) {
+	path, ref, _ = strings.Cut(s, ":")
+	if path == "" {
+		err := fmt.Errorf("reading the reference: %q begins with no path", s)
+		return "", "", fault.New(fault.Usage, err, "write oci:DIR:TAG or docker-archive:FILE")
+	}
+	return path, ref, nil
+}
+
+// layoutName names an image of a layout. Layouts may be tagged with whole references.
+func layoutName(dir, tag string) string {
+	if strings.ContainsAny(tag, "/:") {
+		if named, err := parseNamed(tag); err == nil {
+			return shortName(named)
+		}
+	}
+	if tag == "" {
+		tag = "latest"
+	}
+	return fileName(dir) + ":" + nameChars(tag)
+}
+
+// fileName makes the name of a repository from that of a file or directory.
+func fileName(path string) string {
+	absolute, err := filepath.Abs(path)
+	if err != nil {
+		absolute = path
+	}
+	base := strings.ToLower(filepath.Base(absolute))
+	for _, suffix := range []string{".gz", ".tgz", ".tar", ".docker-save"} {
+		base = strings.TrimSuffix(base, suffix)
+	}
+	if base = strings.Trim(nameChars(base), "._-"); base == "" {
+		return "image"
+	}
+	return base
+}
+
+// nameChars replaces what cannot be in a name or tag.
+func nameChars(s string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r == '.', r == '_', r == '-':
+			return r
+		}
+		return '-'
+	}, s)
+}

@@ -1,0 +1,238 @@
+package oci
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	ggcr "github.com/google/go-containerregistry/pkg/registry"
+	"github.com/google/go-containerregistry/pkg/v1/random"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/banger-vm/banger/internal/fault"
+)
+
+// flaky serves one blob and hangs up after some bytes of each answer.
+type flaky struct {
+	*content
+	ranges  bool  // whether it knows Range
+	perCall []int // bytes to send before it hangs up, by call; then everything
+
+	mu      sync.Mutex
+	asked   []string // the Range of each call
+	stalled chan struct{}
+}
+
+func (f *flaky) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	_, id, isBlob := strings.Cut(r.URL.Path, "/blobs/")
+	data := f.blobs[digest.Digest(id)]
+	if !isBlob || bytes.Contains(data, []byte("rootfs")) {
+		f.content.ServeHTTP(w, r)
+		return
+	}
+	f.mu.Lock()
+	call := len(f.asked)
+	f.asked = append(f.asked, r.Header.Get("Range"))
+	f.mu.Unlock()
+	w.Header().Set("Content-Length", strconv.Itoa(len(data)))
+	if from, ok := strings.CutPrefix(r.Header.Get("Range"), "bytes="); ok && f.ranges {
+		offset, err := strconv.Atoi(strings.TrimSuffix(from, "-"))
+		if err != nil {
+			panic(err)
+		}
+		w.Header().Set("Content-Range", "bytes "+strconv.Itoa(offset)+"-"+strconv.Itoa(len(data)-1)+"/"+strconv.Itoa(len(data)))
+		w.Header().Set("Content-Length", strconv.Itoa(len(data)-offset))
+		data = data[offset:]
+		w.WriteHeader(http.StatusPartialContent)
+	}
+	if call >= len(f.perCall) {
+		_, _ = w.Write(data)
+		return
+	}
+	_, _ = w.Write(data[:min(f.perCall[call], len(data))])
+	_ = http.NewResponseController(w).Flush()
+	if f.stalled != nil {
+		<-f.stalled
+	}
+	panic(http.ErrAbortHandler) // hangs up
+}
+
+func TestResumeBrokenDownload(t *testing.T) {
+	tests := []struct {
+		name    string
+		ranges  bool
+		perCall []int
+		asked   string
+		broken  bool
+	}{
+		{"whole", true, nil, "", false},
+		{"once", true, []int{100}, " bytes=100-", false},
+		{"often", true, []int{10, 10, 0, 10, 10}, " bytes=10- bytes=20- bytes=20- bytes=30- bytes=40-", false},
+		{"no ranges", false, []int{100, 120}, " bytes=100- bytes=120-", false},
+		{"for good", true, []int{10, 0, 0, 0}, " bytes=10- bytes=10- bytes=10-", true},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			c := newContent(t)
+			c.tag("v1", c.image("linux/amd64", strings.Repeat("content ", 20000)))
+			f := &flaky{content: c, ranges: test.ranges, perCall: test.perCall}
+			blob := resolveOK(t, serve(t, f)+"/r:v1", "linux/amd64").Blobs[0]
+			r, err := blob.Open(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = r.Close() }()
+			data, err := io.ReadAll(r)
+			if test.broken != (err != nil) {
+				t.Errorf("reading: got the error %v, want one: %t", err, test.broken)
+			}
+			if got := digest.FromBytes(data).String(); !test.broken && got != blob.Digest {
+				t.Errorf("got %d bytes with the digest %s, want %s", len(data), got, blob.Digest)
+			}
+			if got := strings.Join(f.asked, " "); got != test.asked {
+				t.Errorf("ranges: got %q, want %q", got, test.asked)
+			}
+		})
+	}
+}
+
+func TestDownloadThatStalls(t *testing.T) {
+	c := newContent(t)
+	c.tag("v1", c.image("linux/amd64", strings.Repeat("content ", 20000)))
+	f := &flaky{content: c, ranges: true, perCall: []int{10, 0, 0, 0, 0}, stalled: make(chan struct{})}
+	host := serve(t, f)
+	defer close(f.stalled)
+	named, err := parseNamed(host + "/r:v1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := openRegistry(t.Context(), named, options(t, "linux/amd64"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.patience = 50 * time.Millisecond
+	image, err := resolveFrom(t.Context(), r, named.String(), Platform{OS: "linux", Architecture: "amd64"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := image.Blobs[0].Open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = body.Close() }()
+	_, err = io.ReadAll(body)
+	checkFault(t, err, fault.Unreachable, "sent nothing for")
+}
+
+func TestCancelledDownload(t *testing.T) {
+	c := newContent(t)
+	c.tag("v1", c.image("linux/amd64", strings.Repeat("content ", 20000)))
+	f := &flaky{content: c, perCall: []int{10}, stalled: make(chan struct{})}
+	blob := resolveOK(t, serve(t, f)+"/r:v1", "linux/amd64").Blobs[0]
+	defer close(f.stalled)
+	ctx, cancel := context.WithCancel(t.Context())
+	r, err := blob.Open(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = r.Close() }()
+	time.AfterFunc(20*time.Millisecond, cancel)
+	if _, err := io.ReadAll(r); !errors.Is(err, context.Canceled) {
+		t.Errorf("reading with a context that ends: got %v, want %v", err, context.Canceled)
+	}
+}
+
+// TestRegistryOfOthers pulls what go-containerregistry pushes to its own registry.
+func TestRegistryOfOthers(t *testing.T) {
+	host := serve(t, ggcr.New(ggcr.Logger(log.New(io.Discard, "", 0))))
+	made, err := random.Image(10_000, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ref, err := name.ParseReference(host + "/a/b:v1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(ref, made, remote.WithContext(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	image := resolveOK(t, host+"/a/b:v1", "linux/amd64")
+	want, err := made.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if image.Digest != want.String() || len(image.Blobs) != 3 {
+		t.Errorf("got %s with %d layers, want %s with 3", image.Digest, len(image.Blobs), want)
+	}
+	for _, b := range image.Blobs {
+		if got := digest.FromBytes(readBlob(t, b)).String(); got != b.Digest {
+			t.Errorf("layer: got the digest %s, want %s", got, b.Digest)
+		}
+	}
+	_, err = Resolve(t.Context(), host+"/a/c:v1", options(t, "linux/amd64"))
+	checkFault(t, err, fault.NotFound, `no repository "a/c"`)
+}
+
+// oneLogin has credentials for everything.
+type oneLogin struct{ authn.Basic }
+
+func (l *oneLogin) Resolve(authn.Resource) (authn.Authenticator, error) { return &l.Basic, nil }
+
+// TestLogin pulls with a token that the registry's challenge leads to, and follows a redirect to another host, which
+// must not see the token.
+func TestLogin(t *testing.T) {
+	c := newContent(t)
+	c.tag("v1", c.image("linux/amd64", "private"))
+	storage := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "" {
+			t.Errorf("the storage behind the registry got the credentials")
+		}
+		c.ServeHTTP(w, r)
+	}))
+	t.Cleanup(storage.Close)
+	var host string
+	host = serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		user, password, _ := r.BasicAuth()
+		switch {
+		case r.URL.Path == "/token" && user == "me" && password == "secret":
+			_, _ = w.Write([]byte(`{"token":"good"}`))
+		case r.URL.Path == "/token":
+			w.WriteHeader(http.StatusUnauthorized)
+		case r.Header.Get("Authorization") != "Bearer good":
+			w.Header().Set("WWW-Authenticate", `Bearer realm="http://`+host+`/token",service="test"`)
+			w.WriteHeader(http.StatusUnauthorized)
+		case strings.Contains(r.URL.Path, "/blobs/"):
+			http.Redirect(w, r, storage.URL+r.URL.Path, http.StatusTemporaryRedirect)
+		default:
+			c.ServeHTTP(w, r)
+		}
+	}))
+	opts := options(t, "linux/amd64")
+	opts.Keychain = &oneLogin{authn.Basic{Username: "me", Password: "secret"}}
+	image, err := Resolve(t.Context(), host+"/r:v1", opts)
+	if err != nil {
+		t.Fatalf("Resolve with a login: %v", err)
+	}
+	if got := texts(t, image); len(got) != 1 || got[0] != "private" {
+		t.Errorf("layers: got %q, want private", got)
+	}
+	opts.Keychain = &oneLogin{authn.Basic{Username: "me", Password: "wrong"}}
+	_, err = Resolve(t.Context(), host+"/r:v1", opts)
+	checkFault(t, err, fault.Unreachable, "docker login "+host)
+	if strings.Contains(err.Error(), "wrong") {
+		t.Errorf("error %q: want no password in it", err)
+	}
+}

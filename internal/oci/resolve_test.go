@@ -1,0 +1,341 @@
+package oci
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+
+	"github.com/banger-vm/banger/internal/fault"
+)
+
+// noLogin keeps the tests away from the user's credentials.
+type noLogin struct{}
+
+func (noLogin) Resolve(authn.Resource) (authn.Authenticator, error) { return authn.Anonymous, nil }
+
+func options(t *testing.T, platform string) Options {
+	t.Helper()
+	p, err := ParsePlatform(platform)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Options{Platform: p, Keychain: noLogin{}, TempDir: t.TempDir()}
+}
+
+func resolveOK(t *testing.T, ref, platform string) *Image {
+	t.Helper()
+	image, err := Resolve(t.Context(), ref, options(t, platform))
+	if err != nil {
+		t.Fatalf("Resolve(%q, %s): %v", ref, platform, err)
+	}
+	t.Cleanup(func() { _ = image.Close() })
+	return image
+}
+
+// texts returns the file of each layer, or what went wrong.
+func texts(t *testing.T, image *Image) []string {
+	t.Helper()
+	var all []string
+	for _, b := range image.Blobs {
+		all = append(all, string(fileOf(t, readBlob(t, b))))
+	}
+	return all
+}
+
+func readBlob(t *testing.T, b Blob) []byte {
+	t.Helper()
+	r, err := b.Open(t.Context())
+	if err != nil {
+		t.Fatalf("opening the blob %s: %v", b.DiffID, err)
+	}
+	defer func() { _ = r.Close() }()
+	data, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatalf("reading the blob %s: %v", b.DiffID, err)
+	}
+	if b.Size >= 0 && int64(len(data)) != b.Size {
+		t.Errorf("blob %s: read %d bytes, want %d", b.DiffID, len(data), b.Size)
+	}
+	return data
+}
+
+// checkFault checks an error's kind, and that its text and hint have these words.
+func checkFault(t *testing.T, err error, kind fault.Kind, words ...string) {
+	t.Helper()
+	if err == nil {
+		t.Errorf("got no error, want one of kind %d with %q", kind, words)
+		return
+	}
+	if got := fault.KindOf(err); got != kind {
+		t.Errorf("error %q: got kind %d, want %d", err, got, kind)
+	}
+	for _, word := range words {
+		if text := err.Error() + "\n" + fault.HintOf(err); !strings.Contains(text, word) {
+			t.Errorf("error and hint: got %q, want it to have %q", text, word)
+		}
+	}
+}
+
+func TestResolveFromRegistryAndLayout(t *testing.T) {
+	c := newContent(t)
+	amd64, arm64 := c.image("linux/amd64", "base", "top"), c.image("linux/arm64", "arm")
+	c.tag("v1", c.index(arm64, amd64))
+	registry := serve(t, c) + "/some/repo:v1"
+	layout := "oci:" + c.layout(named(c.index(arm64, amd64), "v1")) + ":v1"
+	for _, ref := range []string{registry, "docker://" + registry, layout} {
+		t.Run(ref[:4], func(t *testing.T) {
+			image := resolveOK(t, ref, "linux/amd64")
+			if got, want := strings.Join(texts(t, image), " "), "base top"; got != want {
+				t.Errorf("layers: got %q, want %q", got, want)
+			}
+			if got := image.Digest; got != amd64.Digest.String() {
+				t.Errorf("digest: got %s, want that of the manifest, %s", got, amd64.Digest)
+			}
+			if got := image.Platform.String(); got != "linux/amd64" {
+				t.Errorf("platform: got %s, want linux/amd64", got)
+			}
+			if want := strings.TrimPrefix(ref, "docker://"); image.Reference != want {
+				t.Errorf("reference: got %q, want %q", image.Reference, want)
+			}
+			if len(image.RawConfig) == 0 || image.Config.Architecture != "amd64" {
+				t.Errorf("configuration: got %q, want amd64's", image.RawConfig)
+			}
+			if got := texts(t, resolveOK(t, ref, "linux/arm64")); len(got) != 1 || got[0] != "arm" {
+				t.Errorf("layers of arm64: got %q, want arm", got)
+			}
+		})
+	}
+}
+
+func TestResolveByDigest(t *testing.T) {
+	c := newContent(t)
+	image := c.image("linux/amd64", "x")
+	host := serve(t, c)
+	for _, ref := range []string{host + "/r@" + image.Digest.String(), host + "/r:nope@" + image.Digest.String()} {
+		if got := resolveOK(t, ref, "linux/amd64"); got.Digest != image.Digest.String() || got.Reference != ref {
+			t.Errorf("Resolve(%q): got %s as %q, want %s", ref, got.Digest, got.Reference, image.Digest)
+		}
+	}
+	c.manifests[image.Digest.String()] = append([]byte(" "), c.blobs[image.Digest]...)
+	_, err := Resolve(t.Context(), host+"/r@"+image.Digest.String(), options(t, "linux/amd64"))
+	checkFault(t, err, fault.Corrupt, "digest")
+}
+
+func TestChoosePlatform(t *testing.T) {
+	c := newContent(t)
+	v3, plain := c.image("linux/amd64/v3", "v3"), c.image("linux/amd64", "plain")
+	v7, v6 := c.image("linux/arm/v7", "v7"), c.image("linux/arm/v6", "v6")
+	attestation := c.image("linux/amd64", "attestation")
+	attestation.Platform = &ocispec.Platform{OS: "unknown", Architecture: "unknown"}
+	annotated := attestation
+	annotated.Platform = &ocispec.Platform{OS: "linux", Architecture: "amd64"}
+	annotated.Annotations = map[string]string{attestationAnnotation: "attestation-manifest"}
+	silent := c.image("linux/riscv64", "silent")
+	silent.Platform = nil
+	nested := c.index(c.index(c.image("linux/s390x", "nested")))
+	other := c.addBlob("application/x-other", []byte("?"))
+	c.tag("all", c.index(other, annotated, attestation, v3, plain, v7, v6, silent, nested))
+	c.tag("only-v3", c.index(v3))
+	c.tag("single", c.image("windows/amd64", "w"))
+	host := serve(t, c)
+	tests := []struct{ tag, platform, want string }{
+		{"all", "linux/amd64", "plain"},
+		{"all", "linux/amd64/v3", "v3"},
+		{"all", "linux/arm", "v6"},
+		{"all", "linux/arm/v7", "v7"},
+		{"all", "linux/riscv64", "silent"},
+		{"all", "linux/s390x", "nested"},
+		{"only-v3", "linux/amd64", "v3"},
+		{"single", "windows/amd64", "w"},
+	}
+	for _, test := range tests {
+		got := texts(t, resolveOK(t, host+"/r:"+test.tag, test.platform))
+		if len(got) != 1 || got[0] != test.want {
+			t.Errorf("%s for %s: got %q, want %q", test.tag, test.platform, got, test.want)
+		}
+	}
+	_, err := Resolve(t.Context(), host+"/r:all", options(t, "linux/ppc64le"))
+	checkFault(t, err, fault.Platform, "linux/ppc64le",
+		"linux/amd64, linux/amd64/v3, linux/arm/v6, linux/arm/v7, linux/riscv64, linux/s390x")
+	if strings.Contains(err.Error(), "unknown") {
+		t.Errorf("error %q: want no attestation in the list", err)
+	}
+	_, err = Resolve(t.Context(), host+"/r:single", options(t, "linux/amd64"))
+	checkFault(t, err, fault.Platform, "windows/amd64")
+}
+
+func TestResolveWhatIsNoImage(t *testing.T) {
+	c := newContent(t)
+	base := c.image("linux/amd64", "x")
+	text := func(s string) ocispec.Descriptor { return c.addBlob("", []byte(s)) }
+	helm := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, Layers: []ocispec.Descriptor{}}
+	helm.Config = c.addBlob("application/vnd.cncf.helm.config.v1+json", []byte("{}"))
+	tooMany := string(c.blobs[base.Digest])
+	tooMany = strings.Replace(tooMany, `"layers":[`, `"layers":[`+string(c.marshal(text("extra")))+`,`, 1)
+	deep := base
+	for range maxDepth + 1 {
+		deep = c.index(deep)
+	}
+	tests := []struct {
+		name  string
+		root  ocispec.Descriptor
+		kind  fault.Kind
+		words string
+	}{
+		{"helm", c.addManifest("", helm), fault.Unsupported, "application/vnd.cncf.helm.config.v1+json"},
+		{"schema1", text(`{"schemaVersion":1,"fsLayers":[]}`), fault.Unsupported, "manifest.v1+json"},
+		{"type", text(`{"mediaType":"application/x-thing","config":{}}`), fault.Unsupported, "application/x-thing"},
+		{"html", text(`<html>`), fault.Unsupported, "manifest"},
+		{"empty", text(`{}`), fault.Unsupported, "not a container image"},
+		{"both", text(`{"manifests":[],"config":{},"layers":[]}`), fault.Corrupt, "index"},
+		{"empty-index", c.index(), fault.Platform, "no images"},
+		{"layers", text(tooMany), fault.Corrupt, "2 layers and 1 diff_ids"},
+		{"deep", deep, fault.Unsupported, "deep"},
+		{"digest", text(`{"config":{"mediaType":"` + dockerConfig + `","digest":"sha256:../x"}}`), fault.Corrupt, "../x"},
+		{"size", text(`{"config":{"mediaType":"` + dockerConfig + `","digest":"` + someDigest + `","size":-1}}`), fault.Corrupt, "-1"},
+	}
+	host := serve(t, c)
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			c.tag(test.name, test.root)
+			_, err := Resolve(t.Context(), host+"/r:"+test.name, options(t, "linux/amd64"))
+			checkFault(t, err, test.kind, test.words)
+		})
+	}
+}
+
+func TestResolveDamagedConfig(t *testing.T) {
+	c := newContent(t)
+	c.tag("v1", c.image("linux/amd64", "x"))
+	host := serve(t, c)
+	for d, data := range c.blobs {
+		if bytes.Contains(data, []byte("rootfs")) {
+			c.blobs[d] = bytes.Replace(data, []byte("amd64"), []byte("arm64"), 1)
+		}
+	}
+	_, err := Resolve(t.Context(), host+"/r:v1", options(t, "linux/amd64"))
+	checkFault(t, err, fault.Corrupt, "configuration", "digest")
+}
+
+func TestRegistryFailures(t *testing.T) {
+	status := func(code int, body string) string {
+		return serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path != "/v2/" {
+				w.WriteHeader(code)
+				_, _ = w.Write([]byte(body))
+			}
+		}))
+	}
+	tests := []struct {
+		name, ref string
+		kind      fault.Kind
+		words     []string
+	}{
+		{"tag", serve(t, newContent(t)) + "/r:nope", fault.NotFound, []string{"MANIFEST_UNKNOWN", "check the tag"}},
+		{"repository", status(404, `{"errors":[{"code":"NAME_UNKNOWN"}]}`) + "/a/r", fault.NotFound, []string{`no repository "a/r"`}},
+		{"login", status(401, "") + "/r", fault.Unreachable, []string{"docker login 127.0.0.1", "podman login"}},
+		{"forbidden", status(403, "") + "/r", fault.Unreachable, []string{"docker login"}},
+		{"limit", status(429, "") + "/r", fault.Unreachable, []string{"limits"}},
+		{"server", status(500, "") + "/r", fault.Unreachable, []string{"try again"}},
+		{"host", "registry.invalid/r", fault.Unreachable, []string{"registry.invalid", "network"}},
+		{"refused", closedPort(t) + "/r", fault.Unreachable, []string{"refused"}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			_, err := Resolve(t.Context(), test.ref, options(t, "linux/amd64"))
+			checkFault(t, err, test.kind, test.words...)
+			if err != nil && strings.Count(err.Error(), "refused") > 1 {
+				t.Errorf("error %q: want its cause once", err)
+			}
+		})
+	}
+}
+
+func closedPort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().String()
+}
+
+func TestResolveCancelled(t *testing.T) {
+	reached, release := make(chan struct{}), make(chan struct{})
+	host := serve(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/v2/" {
+			close(reached)
+			<-release
+		}
+	}))
+	defer close(release)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	stop := errors.New("the user has had enough")
+	go func() {
+		<-reached
+		cancel(stop)
+	}()
+	_, err := Resolve(ctx, host+"/r", options(t, "linux/amd64"))
+	if !errors.Is(err, stop) {
+		t.Errorf("Resolve with a context that ends: got %v, want its cause", err)
+	}
+}
+
+func TestLayoutFailures(t *testing.T) {
+	c := newContent(t)
+	image := c.image("linux/amd64", "x")
+	two := c.layout(named(image, "b"), named(c.image("linux/amd64", "y"), "a"))
+	gone := c.layout(named(image, "v1"))
+	if err := os.RemoveAll(filepath.Join(gone, "blobs")); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "file")
+	writeFile(t, file, nil)
+	future := t.TempDir()
+	writeFile(t, filepath.Join(future, "oci-layout"), []byte(`{"imageLayoutVersion":"2.0.0"}`))
+	tests := []struct {
+		name, ref string
+		kind      fault.Kind
+		words     string
+	}{
+		{"missing", "oci:/missing/dir", fault.NotFound, "/missing/dir"},
+		{"no layout", "oci:" + t.TempDir(), fault.Unsupported, "no OCI image layout"},
+		{"file", "oci:" + file, fault.Unsupported, "no directory"},
+		{"version", "oci:" + future, fault.Unsupported, "2.0.0"},
+		{"tag", "oci:" + two + ":c", fault.NotFound, "a, b"},
+		{"no tag", "oci:" + two, fault.Usage, "oci:" + two + ":a"},
+		{"empty", "oci:" + c.layout(), fault.NotFound, "no images"},
+		{"no blobs", "oci:" + gone, fault.Corrupt, "incomplete"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			_, err := Resolve(t.Context(), test.ref, options(t, "linux/amd64"))
+			checkFault(t, err, test.kind, test.words)
+		})
+	}
+}
+
+func TestLayoutWithoutNames(t *testing.T) {
+	c := newContent(t)
+	one := c.layout(c.image("linux/amd64", "one"))
+	platforms := c.layout(c.image("linux/arm64", "arm"), c.image("linux/amd64", "amd"))
+	for ref, want := range map[string]string{"oci:" + one: "one", "oci:" + platforms: "amd"} {
+		if got := texts(t, resolveOK(t, ref, "linux/amd64")); len(got) != 1 || got[0] != want {
+			t.Errorf("Resolve(%q): got %q, want %q", ref, got, want)
+		}
+	}
+}

@@ -1,0 +1,124 @@
+// Package store keeps banger's images, and the directory below which everything of banger lives.
+//
+// Everything is plain files. What is published appears by one rename, after its bytes are on the disk, so that a
+// process killed at any point leaves either all of it or none; what it leaves below tmp/ is removed by the next one.
+package store
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/banger-vm/banger/internal/lock"
+)
+
+// Home is BANGER_HOME: the directory that holds all of banger's state.
+type Home struct {
+	dir string
+}
+
+// OpenHome makes the directory, private to the user, if it does not exist.
+func OpenHome(dir string) (*Home, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("opening banger's home %q: %w", dir, err)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("making banger's home: %w", err)
+	}
+	return &Home{dir: dir}, nil
+}
+
+// Dir returns the absolute path of the home.
+func (h *Home) Dir() string { return h.dir }
+
+// Path joins elements to the home's path.
+func (h *Home) Path(elem ...string) string {
+	return filepath.Join(append([]string{h.dir}, elem...)...)
+}
+
+// Lock waits for the named lock of this home.
+func (h *Home) Lock(ctx context.Context, name string) (*lock.Lock, error) {
+	return lock.Acquire(ctx, h.Path("locks", name))
+}
+
+// Stage is a private directory of one piece of work. It is on the same file system as everything that is published.
+type Stage struct {
+	Dir  string
+	lock *lock.Lock
+}
+
+// NewStage makes an empty directory below tmp/, and removes those whose process has died.
+func (h *Home) NewStage(ctx context.Context) (*Stage, error) {
+	return NewPrivate(ctx, h.Path("tmp"), "")
+}
+
+// NewPrivate makes the directory parent/name, locked for as long as this process lives; an empty name gets a random
+// one. It first removes the directories below parent whose process has died. An existing name is fs.ErrExist.
+func NewPrivate(ctx context.Context, parent, name string) (*Stage, error) {
+	// Under this lock no directory exists that is not locked yet.
+	guard, err := lock.Acquire(ctx, filepath.Join(parent, lockName))
+	if err != nil {
+		return nil, err
+	}
+	defer guard.Release()
+	if err := sweep(parent); err != nil {
+		return nil, err
+	}
+	dir, err := makePrivate(parent, name)
+	if err != nil {
+		return nil, fmt.Errorf("making a private directory: %w", err)
+	}
+	held, err := lock.Try(filepath.Join(dir, lockName))
+	if err != nil || held == nil {
+		_ = os.RemoveAll(dir)
+		return nil, fmt.Errorf("locking the new directory %q: %w", dir, err)
+	}
+	return &Stage{Dir: dir, lock: held}, nil
+}
+
+const lockName = ".lock"
+
+func makePrivate(parent, name string) (string, error) {
+	if name == "" {
+		return os.MkdirTemp(parent, "")
+	}
+	dir := filepath.Join(parent, name)
+	return dir, os.Mkdir(dir, 0o700)
+}
+
+// sweep removes the directories below parent that no living process has locked.
+func sweep(parent string) error {
+	entries, err := os.ReadDir(parent)
+	if err != nil {
+		return fmt.Errorf("looking for leftovers: %w", err)
+	}
+	for _, entry := range entries {
+		if !entry.IsDir() {
+			continue
+		}
+		dir := filepath.Join(parent, entry.Name())
+		held, err := lock.Try(filepath.Join(dir, lockName))
+		if err != nil || held == nil {
+			continue
+		}
+		_ = os.RemoveAll(dir)
+		held.Release()
+	}
+	return nil
+}
+
+// Path joins elements to the stage's path.
+func (s *Stage) Path(elem ...string) string {
+	return filepath.Join(append([]string{s.Dir}, elem...)...)
+}
+
+// Close removes the directory and all in it.
+func (s *Stage) Close() error {
+	defer s.lock.Release()
+	if err := os.RemoveAll(s.Dir); err != nil {
+		return fmt.Errorf("removing %q: %w", s.Dir, err)
+	}
+	return nil
+}

@@ -1,0 +1,173 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sort"
+	"time"
+
+	"github.com/banger-vm/banger/internal/fault"
+)
+
+// Schema is the version of the JSON files of the store.
+const Schema = 1
+
+// diskName is the file system of an image, metaName its description.
+const (
+	diskName = "rootfs.ext4"
+	metaName = "image.json"
+)
+
+// Image describes a published image. An image never changes once it is published.
+type Image struct {
+	Schema    int             `json:"schema"`
+	ID        string          `json:"id"`        // sha256 in hex over all that decides the disk's contents
+	Reference string          `json:"reference"` // where it was pulled from
+	Digest    string          `json:"digest"`    // of the platform's manifest
+	Platform  string          `json:"platform"`
+	Created   time.Time       `json:"created"` // when it was published here
+	Size      int64           `json:"size"`    // of the file system, in bytes; the file is sparse
+	Content   int64           `json:"content"` // bytes of file data
+	Inodes    int64           `json:"inodes"`
+	Builder   string          `json:"builder"`
+	Guest     string          `json:"guest,omitempty"` // version of the guest agent inside; "" without one
+	Init      string          `json:"init,omitempty"`  // "systemd" or "guest"; "" without an agent
+	Layers    []Layer         `json:"layers"`          // bottom first
+	Config    json.RawMessage `json:"config"`          // the image's own configuration, as it was pulled
+}
+
+// Layer names one layer of an image.
+type Layer struct {
+	Digest string `json:"digest,omitempty"` // of the compressed blob; "" where the source has none
+	DiffID string `json:"diff_id"`
+	Size   int64  `json:"size"` // compressed, in bytes; -1 where the source does not say
+}
+
+// Images is the image store: images/<id>/ and images/names/.
+type Images struct {
+	home *Home
+}
+
+// Images returns the image store of the home.
+func (h *Home) Images() *Images { return &Images{home: h} }
+
+func (s *Images) path(elem ...string) string {
+	return s.home.Path(append([]string{"images"}, elem...)...)
+}
+
+// Disk returns the path of an image's ext4 file. It is never to be written.
+func (s *Images) Disk(id string) string { return s.path(id, diskName) }
+
+// StagedDisk is where Publish expects the disk inside a stage.
+func StagedDisk(stage *Stage) string { return stage.Path("image", diskName) }
+
+// Get returns the image with exactly this id, or an error that wraps fs.ErrNotExist.
+func (s *Images) Get(id string) (Image, error) {
+	var image Image
+	if err := readJSON(s.path(id, metaName), &image); err != nil {
+		return Image{}, err
+	}
+	if image.Schema != Schema {
+		err := fmt.Errorf("reading image %s: schema %d is not known to this version of banger", short(id), image.Schema)
+		return Image{}, fault.New(fault.Unsupported, err, "pull the image again, or use a newer banger")
+	}
+	info, err := os.Stat(s.Disk(id))
+	if err != nil {
+		return Image{}, fmt.Errorf("reading image %s: %w", short(id), err)
+	}
+	if info.Size() != image.Size {
+		err := fmt.Errorf("reading image %s: its disk has %d bytes instead of %d", short(id), info.Size(), image.Size)
+		return Image{}, fault.New(fault.Corrupt, err, "remove it with `banger image rm "+short(id)+"` and pull it again")
+	}
+	return image, nil
+}
+
+// Publish makes the staged disk an image. The caller holds the image's lock. The disk is at StagedDisk.
+func (s *Images) Publish(stage *Stage, image Image) error {
+	image.Schema = Schema
+	dir := stage.Path("image")
+	if err := writeJSON(filepath.Join(dir, metaName), image); err != nil {
+		return err
+	}
+	if err := syncPath(filepath.Join(dir, diskName)); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(s.path(), 0o700); err != nil {
+		return fmt.Errorf("making the image store: %w", err)
+	}
+	// An unreadable image of the same id, if there is one, gives way.
+	if err := s.discard(image.ID); err != nil {
+		return err
+	}
+	if err := os.Rename(dir, s.path(image.ID)); err != nil {
+		return fmt.Errorf("publishing image %s: %w", short(image.ID), err)
+	}
+	return syncPath(s.path())
+}
+
+// discard moves an image out of the store in one step and then removes it.
+func (s *Images) discard(id string) error {
+	grave, err := s.home.NewStage(context.Background())
+	if err != nil {
+		return err
+	}
+	defer func() { _ = grave.Close() }()
+	err = os.Rename(s.path(id), grave.Path("image"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("removing image %s: %w", short(id), err)
+	}
+	return nil
+}
+
+// List returns all images, the newest first. An image that cannot be read is left out and reported in the error, beside
+// the images that can.
+func (s *Images) List() ([]Image, error) {
+	entries, err := os.ReadDir(s.path())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("listing images: %w", err)
+	}
+	var images []Image
+	var broken []error
+	for _, entry := range entries {
+		if entry.Name() == namesDir {
+			continue
+		}
+		image, err := s.Get(entry.Name())
+		if err != nil {
+			broken = append(broken, err)
+			continue
+		}
+		images = append(images, image)
+	}
+	sort.SliceStable(images, func(i, j int) bool { return images[i].Created.After(images[j].Created) })
+	return images, errors.Join(broken...)
+}
+
+// Remove removes an image and all its names.
+func (s *Images) Remove(ctx context.Context, id string) error {
+	held, err := s.LockImage(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer held.Release()
+	names, err := s.Names()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if name.ID == id {
+			if err := s.Untag(name.Name); err != nil {
+				return err
+			}
+		}
+	}
+	return s.discard(id)
+}
+
+// short is the form of an id that people read.
+func short(id string) string { return id[:min(12, len(id))] }

@@ -1,0 +1,104 @@
+package qemu
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/banger-vm/banger/internal/guest/channel"
+	"github.com/banger-vm/banger/internal/vm"
+)
+
+// program is the VMM's name, for guests of this architecture.
+const program = "qemu-system-x86_64"
+
+// The serial numbers by which the guest knows its disks (ARCHITECTURE.md).
+const (
+	rootSerial    = "banger-root"
+	modulesSerial = "banger-modules"
+)
+
+// files are the machine's files besides those of the Spec.
+type files struct {
+	overlay string // qcow2 whose backing file is the root image
+	console string
+	socket  string // of the channel
+}
+
+// arguments returns QEMU's command line. spec.Accelerator is decided; kernelArgs is the kernel's command line.
+func arguments(spec vm.Spec, f files, kernelArgs []string) []string {
+	args := []string{
+		"-name", spec.Name,
+		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+		// QEMU, which an escaping guest would own, can start no program and gain no privilege.
+		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+		"-M", "microvm,acpi=on", // by ACPI the kernel finds the virtio-mmio devices
+		"-smp", strconv.Itoa(spec.CPUs),
+		"-m", fmt.Sprintf("%dM", spec.MemoryMiB),
+		"-kernel", spec.Vmlinuz,
+		"-initrd", spec.Initramfs,
+		"-append", strings.Join(kernelArgs, " "),
+		"-global", "virtio-mmio.force-legacy=false", // virtio 1.0
+	}
+	args = append(args, processor(spec.Accelerator)...)
+	args = append(args, consoleDevice(f.console)...)
+	args = append(args, channelDevice(f.socket)...)
+	args = append(args, "-device", "virtio-rng-device")
+	args = append(args, rootDisk(f.overlay)...)
+	if spec.ModulesImage != "" {
+		args = append(args, modulesDisk(spec.ModulesImage)...)
+	}
+	if spec.Network {
+		args = append(args, "-netdev", "user,id=network,ipv6=off", "-device", "virtio-net-device,netdev=network")
+	}
+	return args
+}
+
+func processor(accelerator string) []string {
+	if accelerator == vm.KVM {
+		return []string{"-accel", "kvm", "-cpu", "host"}
+	}
+	return []string{"-accel", "tcg,thread=multi", "-cpu", "max"}
+}
+
+func consoleDevice(path string) []string {
+	return []string{"-chardev", "file,id=console,path=" + escape(path), "-serial", "chardev:console"}
+}
+
+func channelDevice(path string) []string {
+	return []string{
+		"-chardev", "socket,id=channel,server=on,wait=off,path=" + escape(path),
+		"-device", "virtio-serial-device",
+		"-device", "virtserialport,chardev=channel,name=" + channel.PortName,
+	}
+}
+
+// rootDisk is the overlay. It lives no longer than the machine, so that a flush of the guest need not reach the host's
+// disk. What the guest discards is freed.
+func rootDisk(overlay string) []string {
+	return disk("root", rootSerial, map[string]any{
+		"driver":  "qcow2",
+		"discard": "unmap",
+		"cache":   map[string]any{"no-flush": true},
+		"file":    map[string]any{"driver": "file", "filename": overlay, "cache": map[string]any{"no-flush": true}},
+	})
+}
+
+func modulesDisk(image string) []string {
+	return disk("modules", modulesSerial, map[string]any{
+		"driver":    "raw",
+		"read-only": true,
+		"file":      map[string]any{"driver": "file", "filename": image, "read-only": true},
+	})
+}
+
+// disk returns a block device in QEMU's JSON form, in which a path needs no escapes.
+func disk(node, serial string, blockdev map[string]any) []string {
+	blockdev["node-name"] = node
+	text, _ := json.Marshal(blockdev) // strings and booleans always encode
+	return []string{"-blockdev", string(text), "-device", "virtio-blk-device,drive=" + node + ",serial=" + serial}
+}
+
+// escape doubles commas, which separate QEMU's options (qemu(1), "-chardev").
+func escape(path string) string { return strings.ReplaceAll(path, ",", ",,") }

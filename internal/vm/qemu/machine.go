@@ -1,0 +1,142 @@
+// Package qemu boots a vm.Spec with QEMU: the microvm machine, as an ordinary user, with KVM where the host has it and
+// software emulation otherwise. docs/vm.md describes a machine's files and how a failed boot is told.
+package qemu
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/banger-vm/banger/internal/guest/channel"
+	"github.com/banger-vm/banger/internal/guest/exec"
+	"github.com/banger-vm/banger/internal/system"
+	"github.com/banger-vm/banger/internal/vm"
+)
+
+const (
+	// shutdownLimit is how long a guest may take to power itself off.
+	shutdownLimit = 30 * time.Second
+	// exitLimit is how long QEMU may take to end after it has closed the channel.
+	exitLimit = 2 * time.Second
+	// maxConsole is how much of the end of a console log is read, in bytes.
+	maxConsole = 4 << 20
+)
+
+// Machine is a running VM. It is safe for concurrent use.
+type Machine struct {
+	spec    vm.Spec
+	files   files
+	log     string // what QEMU printed
+	process *system.Process
+	session *channel.Session
+	killed  atomic.Bool
+	done    chan struct{}
+}
+
+// Session returns the channel to the guest's agent. It is closed when the machine ends.
+func (m *Machine) Session() *channel.Session { return m.session }
+
+// Done is closed when the machine has ended and its sockets are removed.
+func (m *Machine) Done() <-chan struct{} { return m.done }
+
+// Kill ends the machine at once, as if its power was cut. Killing one that has ended does nothing.
+func (m *Machine) Kill() {
+	m.killed.Store(true)
+	m.process.Kill()
+}
+
+// Wait waits for the end of the machine. It returns nil if the guest powered off or restarted, or Kill was called, and
+// else what happened: the guest's kernel panicked, or QEMU failed.
+func (m *Machine) Wait() error {
+	<-m.done
+	if m.killed.Load() {
+		return nil
+	}
+	if err := m.process.Wait(); err != nil {
+		return fmt.Errorf("running the VM %q: %w", m.spec.Name, withWords(err, m.log))
+	}
+	if line, ok := vm.Panic(readTail(m.files.console)); ok {
+		return fmt.Errorf("running the VM %q: %s", m.spec.Name, line)
+	}
+	return nil
+}
+
+// Shutdown asks the guest to power off and waits for it. A guest that has not done so within 30 s, or before ctx ends,
+// is killed, and that is an error.
+func (m *Machine) Shutdown(ctx context.Context) error {
+	limited, cancel := context.WithTimeout(ctx, shutdownLimit)
+	defer cancel()
+	err := m.powerOff(limited)
+	select {
+	case <-m.done:
+		return nil
+	default:
+	}
+	if err == nil {
+		err = m.await(limited)
+	}
+	if err == nil {
+		return nil
+	}
+	m.Kill()
+	<-m.done
+	return fmt.Errorf("shutting down the VM %q, which was then killed: %w", m.spec.Name, err)
+}
+
+func (m *Machine) powerOff(ctx context.Context) error {
+	stream, err := m.session.Open(ctx)
+	if err != nil {
+		return err
+	}
+	return exec.Poweroff(ctx, stream)
+}
+
+func (m *Machine) await(ctx context.Context) error {
+	select {
+	case <-m.done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for the guest to power off: %w", context.Cause(ctx))
+	}
+}
+
+// cleanUp closes what the machine's end leaves behind.
+func (m *Machine) cleanUp() {
+	<-m.process.Done()
+	if m.session != nil {
+		_ = m.session.Close()
+	}
+	_ = os.Remove(m.files.socket)
+	close(m.done)
+}
+
+// words returns what QEMU printed, on one line.
+func words(log string) string {
+	return strings.Join(strings.FieldsFunc(string(readTail(log)), func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+}
+
+// withWords adds QEMU's words to the error of its process.
+func withWords(err error, log string) error {
+	if text := words(log); text != "" {
+		return fmt.Errorf("%w: %s", err, text)
+	}
+	return err
+}
+
+// readTail returns the end of a log, or nothing if it cannot be read.
+func readTail(path string) []byte {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil
+	}
+	defer func() { _ = file.Close() }()
+	if info, err := file.Stat(); err == nil && info.Size() > maxConsole {
+		_, _ = file.Seek(-maxConsole, io.SeekEnd)
+	}
+	text, _ := io.ReadAll(io.LimitReader(file, maxConsole))
+	return text
+}

@@ -1,0 +1,49 @@
+// Command guesttool is the only program in the image of the boot tests, beside the agent. Under the name "idle" it does
+// nothing for ever, and under any other name of an init it ends.
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+)
+
+func main() {
+	if filepath.Base(os.Args[0]) == "idle" {
+		time.Sleep(24 * time.Hour)
+	}
+	if len(os.Args) < 2 {
+		return
+	}
+	if err := run(os.Args[1], os.Args[2:]); err != nil {
+		fmt.Fprintln(os.Stderr, "guesttool:", err)
+		os.Exit(1)
+	}
+}
+
+func run(verb string, args []string) error {
+	switch verb {
+	case "exit": // CODE
+		code, err := strconv.Atoi(args[0])
+		if err != nil {
+			return err
+		}
+		os.Exit(code)
+	case "copy": // standard input to standard output
+		_, err := io.Copy(os.Stdout, os.Stdin)
+		return err
+	case "show": // FILE on standard output
+		text, err := os.ReadFile(args[0])
+		if err != nil {
+			return err
+		}
+		_, err = os.Stdout.Write(text)
+		return err
+	case "write": // TEXT to FILE
+		return os.WriteFile(args[1], []byte(args[0]), 0o600)
+	}
+	return fmt.Errorf("no verb %q", verb)
+}

@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Runs every test. First it prepares, once, what the tests need: a kernel package, a real Debian image, a real Alpine.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+cache=${CACHE:-$HOME/.cache/banger}/test
+mkdir -p "$cache"
+
+say() { printf '\n== %s\n' "$*"; }
+
+# An Alpine as docker save writes it: the one given, one beside the checkout, or Docker Hub's.
+alpine() {
+  local name=alpine-3.10.docker-save.tar.gz file
+  for file in "${BANGER_TEST_ALPINE:-}" "../shared/fixtures/$name" "$cache/alpine.tar"; do
+    if [ -f "$file" ]; then realpath "$file"; return; fi
+  done
+  if skopeo --insecure-policy copy --quiet docker://docker.io/library/alpine:3.10 \
+      "docker-archive:$cache/alpine.tar.part:alpine:3.10" >&2; then
+    mv "$cache/alpine.tar.part" "$cache/alpine.tar"
+    echo "$cache/alpine.tar"
+  fi
+}
+
+say "fixtures"
+BANGER_TEST_KERNEL_DEB=$(scripts/kernel-deb.sh "$cache/kernel")
+scripts/debian-image.sh "$cache/debian"
+BANGER_TEST_DEBIAN="$cache/debian"
+BANGER_TEST_ALPINE=$(alpine)
+export BANGER_TEST_KERNEL_DEB BANGER_TEST_DEBIAN BANGER_TEST_ALPINE
+# The tests run banger under an account of its own, which has to reach the fixtures.
+stage=$(mktemp -d /tmp/banger-fixtures-XXXXXX)
+trap 'rm -rf "$stage"' EXIT
+chmod 755 "$stage"
+cp -r "$BANGER_TEST_DEBIAN" "$stage/debian"; BANGER_TEST_DEBIAN=$stage/debian
+mkdir "$stage/kernel"
+# shellcheck disable=SC2086 # paths without spaces, one a word
+cp $BANGER_TEST_KERNEL_DEB "$stage/kernel/"
+BANGER_TEST_KERNEL_DEB=$(echo "$stage"/kernel/*.deb)
+if [ -n "$BANGER_TEST_ALPINE" ]; then cp "$BANGER_TEST_ALPINE" "$stage/"; BANGER_TEST_ALPINE=$stage/$(basename "$BANGER_TEST_ALPINE"); fi
+chmod -R a+rX "$stage"
+
+say "the packages"
+${GO:-go} vet ./...
+${GO:-go} test -race -timeout 20m ./cmd/... ./internal/...
+say "end to end"
+${GO:-go} test -count=1 -timeout 40m -parallel 2 ./test/...

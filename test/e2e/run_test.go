@@ -1,0 +1,60 @@
+package e2e
+
+import (
+	"strings"
+	"testing"
+)
+
+// TestAlpine: an image without an init that it could run, from an archive of docker.
+func TestAlpine(t *testing.T) {
+	u := newUser(t).withKernel()
+	u.must("image", "pull", "docker-archive:"+fixture(t, "BANGER_TEST_ALPINE", "alpine"), "--name", "alpine")
+	for _, c := range []struct {
+		name   string
+		args   []string
+		stdin  string
+		stdout string
+		stderr string
+		code   int
+	}{
+		{name: "output", args: []string{"alpine", "--", "cat", "/etc/alpine-release"}, stdout: "3.10"},
+		{name: "exit code", args: []string{"alpine", "sh", "-c", "exit 42"}, code: 42},
+		{name: "standard error", args: []string{"alpine", "sh", "-c", "echo oops >&2"}, stderr: "oops"},
+		{name: "standard input", args: []string{"-i", "alpine", "wc", "-c"}, stdin: strings.Repeat("x", 1<<20), stdout: "1048576"},
+		{name: "killed", args: []string{"alpine", "sh", "-c", "kill -TERM $$"}, code: 128 + 15},
+		{name: "no such command", args: []string{"alpine", "nonsense"}, code: 127, stderr: "nonsense"},
+		{name: "not executable", args: []string{"alpine", "/etc/passwd"}, code: 126, stderr: "/etc/passwd"},
+		{name: "user", args: []string{"-u", "nobody", "alpine", "id", "-un"}, stdout: "nobody"},
+		{name: "no such user", args: []string{"-u", "nonsense", "alpine", "id"}, code: 126, stderr: "nonsense"},
+		{name: "working directory", args: []string{"-w", "/new/dir", "alpine", "pwd"}, stdout: "/new/dir"},
+		{name: "environment", args: []string{"-e", "GREETING=hi there", "alpine", "sh", "-c", "echo $GREETING"}, stdout: "hi there"},
+		{name: "network", args: []string{"alpine", "sh", "-c", "ip addr show eth0; ip route"}, stdout: "default via"},
+		{name: "no network", args: []string{"--network", "none", "alpine", "ls", "/sys/class/net"}, stdout: "lo"},
+		{name: "host name", args: []string{"--name", "box", "alpine", "hostname"}, stdout: "box"},
+		{name: "modules", args: []string{"alpine", "sh", "-c", "modprobe dummy && ls /sys/module/dummy"}, stdout: "coresize"},
+		{name: "large output", args: []string{"alpine", "sh", "-c", "head -c 20000000 /dev/zero | tr '\\0' x; exit 3"}, stdout: strings.Repeat("x", 20000000), code: 3},
+		{name: "own disk", args: []string{"alpine", "sh", "-c", "rm -rf /etc/alpine-release; ls /etc/alpine-release"}, code: 1},
+		{name: "image unchanged", args: []string{"alpine", "cat", "/etc/alpine-release"}, stdout: "3.10"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got := u.feed(c.stdin, append([]string{"vm", "run", "--rm"}, c.args...)...)
+			if got.code != c.code || !strings.Contains(got.stdout, c.stdout) || !strings.Contains(got.stderr, c.stderr) {
+				t.Errorf("banger vm run --rm %s\nwant exit code %d, stdout with %.60q, stderr with %q\ngot %.2000s",
+					strings.Join(c.args, " "), c.code, c.stdout, c.stderr, got)
+			}
+		})
+	}
+	u.leftovers()
+}
+
+// TestScratch: an image that is one static binary, with no directory, shell or passwd.
+func TestScratch(t *testing.T) {
+	u := newUser(t).withKernel()
+	layout := scratchLayout(t, u)
+	u.must("image", "pull", "oci:"+layout+":v1", "--name", "scratch")
+	got := u.run("vm", "run", "--rm", "scratch", "one", "two")
+	if got.code != 7 || !strings.Contains(got.stdout, `args ["one" "two"]`) {
+		t.Errorf("want exit code 7 and the arguments; got %v", got)
+	}
+	u.leftovers()
+}
