@@ -35,7 +35,7 @@ func (p *progress) report(step imagepull.Step) {
 		return
 	}
 	if p.terminal {
-		_, _ = fmt.Fprintf(p.out, "%-18s      …", step.Name)
+		_, _ = fmt.Fprintf(p.out, "%-18s       …  %s", step.Name, step.Detail)
 		p.pending = true
 	}
 }

@@ -22,18 +22,20 @@ const parallelLayers = 4
 func (p *Puller) pullLayers(ctx context.Context, image *oci.Image) ([]*layer.Layer, error) {
 	layers := make([]*layer.Layer, len(image.Blobs))
 	err := p.step("Pull", func() (string, error) {
+		arrived := &arrivals{total: units.HumanSize(float64(totalSize(image)))}
+		defer arrived.watch(p.Report)()
 		group, ctx := errgroup.WithContext(ctx)
 		group.SetLimit(parallelLayers)
 		for i, blob := range image.Blobs {
 			group.Go(func() (err error) {
-				layers[i], err = p.Layers.Ensure(ctx, layer.Blob(blob))
+				layers[i], err = p.Layers.Ensure(ctx, arrived.count(blob))
 				return err
 			})
 		}
 		if err := group.Wait(); err != nil {
 			return "", fmt.Errorf("pulling %q: %w", image.Reference, err)
 		}
-		return layersDetail(image), nil
+		return fmt.Sprintf("%d layers, %s", len(image.Blobs), arrived.total), nil
 	})
 	if err != nil {
 		closeAll(layers)
@@ -42,12 +44,13 @@ func (p *Puller) pullLayers(ctx context.Context, image *oci.Image) ([]*layer.Lay
 	return layers, nil
 }
 
-func layersDetail(image *oci.Image) string {
+// totalSize returns the compressed bytes of all layers, as far as the source says.
+func totalSize(image *oci.Image) int64 {
 	var total int64
 	for _, blob := range image.Blobs {
 		total += max(blob.Size, 0)
 	}
-	return fmt.Sprintf("%d layers, %s", len(image.Blobs), units.HumanSize(float64(total)))
+	return total
 }
 
 func closeAll(layers []*layer.Layer) {

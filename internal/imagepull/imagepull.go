@@ -34,14 +34,14 @@ type Puller struct {
 	Runner *system.CommandRunner
 	Layers *layer.Store
 	Now    func() time.Time
-	// Report is told when a step begins (Elapsed is 0, Done false) and when it has ended.
+	// Report is told when a step begins (Elapsed is 0, Done false), now and then how far it is, and when it has ended.
 	Report func(Step)
 }
 
 // Step is one step of the recipe, for showing progress.
 type Step struct {
 	Name    string        // one of the five
-	Detail  string        // what the step made; empty while it runs
+	Detail  string        // what the step made or, while it runs, how far it is
 	Done    bool          // whether the step has ended
 	Elapsed time.Duration // how long it took
 }

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"archive/tar"
 	"bytes"
 	"compress/gzip"
 	"os"
@@ -49,46 +50,46 @@ func (u *user) refuses(want refusal, args ...string) {
 
 // TestBadLayouts: images that are wrong in one way each.
 func TestBadLayouts(t *testing.T) {
-	tar := tarOf(t, map[string][]byte{"etc/motd": bytes.Repeat([]byte("hello\n"), 5000)})
+	content := tarOf(t, map[string][]byte{"etc/motd": bytes.Repeat([]byte("hello\n"), 5000)})
 	for _, c := range []struct {
 		name string
 		make func(l *layout)
 		want refusal
 	}{
 		{"corrupt blob", func(l *layout) {
-			l.tag(l.image("amd64", nil, nil, tar))
-			bad := append([]byte{}, tar...)
+			l.tag(l.image("amd64", nil, nil, content))
+			bad := append([]byte{}, content...)
 			bad[700] ^= 1
-			l.write("blobs/sha256/"+digestOf(tar)[7:], bad)
-		}, refusal{corrupt, []string{digestOf(tar)[:19]}}},
+			l.write("blobs/sha256/"+digestOf(content)[7:], bad)
+		}, refusal{corrupt, []string{digestOf(content)[:19]}}},
 		{"truncated blob", func(l *layout) {
-			l.tag(l.image("amd64", nil, nil, tar))
-			l.write("blobs/sha256/"+digestOf(tar)[7:], tar[:len(tar)/2])
-		}, refusal{corrupt, []string{digestOf(tar)[:19]}}},
+			l.tag(l.image("amd64", nil, nil, content))
+			l.write("blobs/sha256/"+digestOf(content)[7:], content[:len(content)/2])
+		}, refusal{corrupt, []string{digestOf(content)[:19]}}},
 		{"missing blob", func(l *layout) {
-			l.tag(l.image("amd64", nil, nil, tar))
-			_ = os.Remove(filepath.Join(l.dir, "blobs/sha256", digestOf(tar)[7:]))
-		}, refusal{corrupt, []string{digestOf(tar)[:19]}}},
+			l.tag(l.image("amd64", nil, nil, content))
+			_ = os.Remove(filepath.Join(l.dir, "blobs/sha256", digestOf(content)[7:]))
+		}, refusal{corrupt, []string{digestOf(content)[:19]}}},
 		{"truncated gzip", func(l *layout) {
 			var zipped bytes.Buffer
 			w := gzip.NewWriter(&zipped)
-			_, _ = w.Write(tar)
+			_, _ = w.Write(content)
 			_ = w.Close()
-			l.tag(l.image("amd64", nil, []string{digestOf(tar)}, zipped.Bytes()[:zipped.Len()-20]))
-		}, refusal{corrupt, []string{digestOf(tar)[:19]}}},
+			l.tag(l.image("amd64", nil, []string{digestOf(content)}, zipped.Bytes()[:zipped.Len()-20]))
+		}, refusal{corrupt, []string{digestOf(content)[:19]}}},
 		{"wrong diff_id", func(l *layout) {
-			l.tag(l.image("amd64", nil, []string{digestOf([]byte("other"))}, tar))
-		}, refusal{corrupt, []string{digestOf([]byte("other"))[:19], digestOf(tar)[:19]}}},
+			l.tag(l.image("amd64", nil, []string{digestOf([]byte("other"))}, content))
+		}, refusal{corrupt, []string{digestOf([]byte("other"))[:19], digestOf(content)[:19]}}},
 		{"layer that is no tar", func(l *layout) {
 			l.tag(l.image("amd64", nil, nil, []byte(strings.Repeat("not a tar ", 1000))))
 		}, refusal{unsupported, []string{"tar"}}},
 		{"wrong platform", func(l *layout) {
-			l.tag(l.image("arm64", nil, nil, tar))
+			l.tag(l.image("arm64", nil, nil, content))
 		}, refusal{platform, []string{"linux/arm64", "linux/amd64"}}},
 		{"no such platform in the index", func(l *layout) {
-			arm := l.image("arm64", nil, nil, tar)
+			arm := l.image("arm64", nil, nil, content)
 			arm.Platform = map[string]string{"os": "linux", "architecture": "arm64"}
-			riscv := l.image("riscv64", nil, nil, tar)
+			riscv := l.image("riscv64", nil, nil, content)
 			riscv.Platform = map[string]string{"os": "linux", "architecture": "riscv64"}
 			l.tag(l.json(mediaIndex, map[string]any{
 				"schemaVersion": 2, "mediaType": mediaIndex, "manifests": []descriptor{arm, riscv},
@@ -103,6 +104,12 @@ func TestBadLayouts(t *testing.T) {
 		{"hard link to nothing", func(l *layout) {
 			l.tag(l.image("amd64", nil, nil, linkTar(t, "usr/bin/a", "usr/bin/gone")))
 		}, refusal{unsupported, []string{"usr/bin/a", "usr/bin/gone"}}},
+		{"name with a newline", func(l *layout) {
+			l.tag(l.image("amd64", nil, nil, tarOf(t, map[string][]byte{"etc/two\nlines": nil})))
+		}, refusal{unsupported, []string{`two\nlines`}}},
+		{"name that is too long", func(l *layout) {
+			l.tag(l.image("amd64", nil, nil, tarOf(t, map[string][]byte{strings.Repeat("n", 256): nil})))
+		}, refusal{unsupported, []string{"nnnn"}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			u := newUser(t)
@@ -190,5 +197,42 @@ func TestNames(t *testing.T) {
 	u.refuses(refusal{notFound, []string{`"x"`}}, "image", "export", "x", u.dir+"/x.ext4")
 	if _, err := os.Stat(u.dir + "/x.ext4"); err == nil {
 		t.Error("exporting an image that does not exist left a file")
+	}
+}
+
+// TestHostileLayers: a layer that plants links out of the image and writes and deletes through them touches nothing of
+// the host.
+func TestHostileLayers(t *testing.T) {
+	u := newUser(t)
+	outside := filepath.Join(u.dir, "outside")
+	if err := os.Mkdir(outside, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	u.own(outside)
+	precious := filepath.Join(outside, "precious")
+	if err := os.WriteFile(precious, []byte("mine"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	u.own(precious)
+	l := newLayout(t, u, "image")
+	l.tag(l.image("amd64", nil, nil,
+		packTar(t, []member{
+			{Header: tar.Header{Name: "etc", Typeflag: tar.TypeSymlink, Linkname: outside}},
+			{Header: tar.Header{Name: "up", Typeflag: tar.TypeSymlink, Linkname: strings.Repeat("../", 20) + outside[1:]}},
+		}),
+		packTar(t, []member{
+			{Header: tar.Header{Name: "etc/planted", Mode: 0o644}, data: "x"},
+			{Header: tar.Header{Name: "up/planted", Mode: 0o644}, data: "x"},
+			{Header: tar.Header{Name: "etc/.wh.precious"}},
+			{Header: tar.Header{Name: "../../../.." + outside + "/planted", Mode: 0o644}, data: "x"},
+			{Header: tar.Header{Name: outside + "/absolute", Mode: 0o644}, data: "x"},
+		})))
+	u.must("image", "pull", "oci:"+l.dir+":v1", "--name", "hostile")
+	entries, err := os.ReadDir(outside)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if data, err := os.ReadFile(precious); err != nil || string(data) != "mine" || len(entries) != 1 {
+		t.Errorf("the layer reached the host: %v has %d entries, precious is %q (%v)", outside, len(entries), data, err)
 	}
 }

@@ -1,0 +1,67 @@
+package imagepull
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"sync/atomic"
+	"time"
+
+	"github.com/docker/go-units"
+
+	"github.com/banger-vm/banger/internal/layer"
+	"github.com/banger-vm/banger/internal/oci"
+)
+
+// refresh is how often the bytes that have arrived are reported.
+const refresh = 200 * time.Millisecond
+
+// arrivals counts the bytes of the blobs that are being fetched.
+type arrivals struct {
+	bytes atomic.Int64
+	total string
+}
+
+// count returns the blob with every byte that is read from it counted.
+func (a *arrivals) count(blob oci.Blob) layer.Blob {
+	open := blob.Open
+	counted := layer.Blob(blob)
+	counted.Open = func(ctx context.Context) (io.ReadCloser, error) {
+		body, err := open(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return countedBody{body, a}, nil
+	}
+	return counted
+}
+
+type countedBody struct {
+	io.ReadCloser
+	arrivals *arrivals
+}
+
+// Read reads from the blob.
+func (c countedBody) Read(p []byte) (int, error) {
+	n, err := c.ReadCloser.Read(p)
+	c.arrivals.bytes.Add(int64(n))
+	return n, err
+}
+
+// watch reports the bytes until the returned function is called.
+func (a *arrivals) watch(report func(Step)) (stop func()) {
+	quit, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-quit:
+				return
+			case <-time.After(refresh):
+				arrived := units.HumanSize(float64(a.bytes.Load()))
+				report(Step{Name: "Pull", Detail: fmt.Sprintf("%s of %s", arrived, a.total)})
+			}
+		}
+	}()
+	return func() { close(quit); <-ended }
+}
