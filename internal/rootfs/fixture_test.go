@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"os"
+	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -151,26 +154,33 @@ func wantLines(text string) []string {
 // diffLines returns what two lists of lines do not share, in the way of diff -U0, or "".
 func diffLines(got, want []string) string {
 	var b strings.Builder
-	in := func(list []string, line string) bool {
-		for _, l := range list {
-			if l == line {
-				return true
-			}
-		}
-		return false
-	}
 	for _, line := range want {
-		if !in(got, line) {
+		if !slices.Contains(got, line) {
 			fmt.Fprintf(&b, "  want %s\n", line)
 		}
 	}
 	for _, line := range got {
-		if !in(want, line) {
+		if !slices.Contains(want, line) {
 			fmt.Fprintf(&b, "  got  %s\n", line)
 		}
 	}
-	if b.Len() == 0 && strings.Join(got, "\n") != strings.Join(want, "\n") {
+	if b.Len() == 0 && !slices.Equal(got, want) {
 		return fmt.Sprintf("  the same lines in another order or number: got %q, want %q\n", got, want)
 	}
 	return b.String()
+}
+
+// requireTool returns the path of a host program. Without it the test fails, unless that is excused.
+func requireTool(t *testing.T, name string) string {
+	t.Helper()
+	for _, place := range []string{name, "/usr/sbin/" + name, "/sbin/" + name} {
+		if path, err := exec.LookPath(place); err == nil {
+			return path
+		}
+	}
+	if slices.Contains(strings.Split(os.Getenv("BANGER_TEST_EXCUSE"), ","), name) {
+		t.Skipf("%s is not installed, and BANGER_TEST_EXCUSE has it", name)
+	}
+	t.Fatalf("this test needs %s; install it, or put it into BANGER_TEST_EXCUSE", name)
+	return ""
 }

@@ -177,6 +177,16 @@ func TestFlattenWhiteouts(t *testing.T) {
 			 /usr/lib/x f 0644 0:0 1 1`,
 		},
 		{
+			"below a symlink that the layer only states again follows the link",
+			[][]member{
+				{file("usr/lib/x", "1"), symlink("lib", "usr/lib")},
+				{symlink("lib", "usr/lib"), gone("lib/.wh.x")},
+			},
+			`/lib l 0777 0:0 1 -> usr/lib
+			 /usr d 0755 0:0
+			 /usr/lib d 0755 0:0`,
+		},
+		{
 			"of a symlink removes the link and not its target",
 			[][]member{{file("t", "1"), symlink("l", "t")}, {gone(".wh.l")}},
 			`/t f 0644 0:0 1 1`,

@@ -92,10 +92,10 @@ func FuzzFlatten(f *testing.F) {
 				return nil
 			}
 			if got, err := tree.Lookup(path); err != nil || got != n {
-				return fmt.Errorf("Lookup(%q) gave another node, or the error %v", path, err)
+				return fmt.Errorf("Lookup(%q) gave another node, or the error %w", path, err)
 			}
 			if got, err := tree.Resolve("/.." + path); err != nil || got != path {
-				return fmt.Errorf("Resolve(%q) gave %q and the error %v", path, got, err)
+				return fmt.Errorf("Resolve(%q) gave %q and the error %w", path, got, err)
 			}
 			return nil
 		})

@@ -72,7 +72,7 @@ func openEmpty(dir string) (*os.File, error) {
 		return nil, err
 	}
 	_, err = f.Readdirnames(1)
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return f, nil
 	}
 	if err == nil {

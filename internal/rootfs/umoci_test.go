@@ -22,7 +22,7 @@ import (
 )
 
 const (
-	umociImages = 6  // unpacked in a run of the test; each costs a start of umoci
+	umociImages = 4  // unpacked in a run of the test; each costs a start of umoci
 	umociStacks = 60 // random stacks side by side in an image, each below a directory of its own
 	umociLayers = 4
 )
@@ -52,21 +52,6 @@ func TestFlattenAgreesWithUmoci(t *testing.T) {
 			return
 		}
 	}
-}
-
-// requireTool returns the path of a host program. Without it the test fails, unless that is excused.
-func requireTool(t *testing.T, name string) string {
-	t.Helper()
-	for _, place := range []string{name, "/usr/sbin/" + name, "/sbin/" + name} {
-		if path, err := exec.LookPath(place); err == nil {
-			return path
-		}
-	}
-	if slices.Contains(strings.Split(os.Getenv("BANGER_TEST_EXCUSE"), ","), name) {
-		t.Skipf("%s is not installed, and BANGER_TEST_EXCUSE has it", name)
-	}
-	t.Fatalf("this test needs %s; install it, or put it into BANGER_TEST_EXCUSE", name)
-	return ""
 }
 
 func compareWithUmoci(t *testing.T, umoci string, tree *Tree, members [][]member) {

@@ -2,6 +2,10 @@ package rootfs
 
 import (
 	"fmt"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -112,4 +116,53 @@ func TestXattrBlocks(t *testing.T) {
 			t.Errorf("%s: %d blocks, want %d", c.name, got, c.want)
 		}
 	}
+}
+
+// The blocks that mkfs.ext4 takes for a staged tree are no more than Usage says, and not many fewer.
+func TestUsageCoversMkfs(t *testing.T) {
+	var members []member
+	for i := range 3000 {
+		members = append(members, file(fmt.Sprintf("d%d/%s%d", i%3, strings.Repeat("n", i%200), i), strings.Repeat("x", 3*i)))
+	}
+	for i := range 50 {
+		members = append(members, symlink(fmt.Sprint("l", i), strings.Repeat("t", 40+i)), hardlink(fmt.Sprint("h", i), members[i].Name))
+	}
+	members = append(members, file("big", strings.Repeat("x", 20<<20)))
+	full := flatten(t, members)
+	used := int64(usedBlocks(t, full) - usedBlocks(t, flatten(t)))
+	want := full.Usage().Blocks - 1 // the root's own is in the empty file system as well
+	if used > want || used < want*95/100 {
+		t.Errorf("mkfs.ext4 takes %d blocks for the tree, and Usage says %d", used, want)
+	}
+}
+
+// usedBlocks returns how many blocks of a file system that mkfs.ext4 makes of the tree are in use.
+func usedBlocks(t *testing.T, tree *Tree) int {
+	t.Helper()
+	staged, image := t.TempDir(), filepath.Join(t.TempDir(), "image")
+	if err := Stage(t.Context(), tree, staged); err != nil {
+		t.Fatal(err)
+	}
+	mkfs := exec.Command(requireTool(t, "mkfs.ext4"), "-F", "-q", "-b", "4096", "-O", "^has_journal", "-d", staged, image, "128M")
+	if out, err := mkfs.CombinedOutput(); err != nil {
+		t.Fatalf("mkfs.ext4 failed: %v\n%s", err, out)
+	}
+	out, err := exec.Command(requireTool(t, "dumpe2fs"), "-h", image).Output()
+	if err != nil {
+		t.Fatalf("dumpe2fs failed: %v", err)
+	}
+	return numberAfter(t, out, "Block count") - numberAfter(t, out, "Free blocks")
+}
+
+func numberAfter(t *testing.T, text []byte, label string) int {
+	t.Helper()
+	m := regexp.MustCompile(`(?m)^` + label + `: +(\d+)$`).FindSubmatch(text)
+	if m == nil {
+		t.Fatalf("dumpe2fs does not say %q:\n%s", label, text)
+	}
+	n, err := strconv.Atoi(string(m[1]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
