@@ -1,6 +1,8 @@
 # make demo and make test work on a machine that has nothing installed: scripts/deps.sh gets what is missing.
 SHELL := /bin/bash
 CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/banger
+# A Go that is older than go.mod asks for fetches that version.
+export GOTOOLCHAIN := auto
 export PATH := $(PATH):/usr/local/go/bin:/usr/lib/go-1.24/bin:/usr/lib/go-1.23/bin
 GO ?= go
 AGENT := internal/guest/embedded/banger-guest

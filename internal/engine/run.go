@@ -189,7 +189,7 @@ func (e *Engine) boot(ctx context.Context, dir *store.Stage, image store.Image, 
 			CPUs: options.CPUs, MemoryMiB: int(options.Memory / mib), Network: options.Network,
 			BootTimeout: options.Timeout,
 		}, rand.Reader)
-		return "kernel " + linux.Version, err
+		return "kernel " + linux.Version, e.keepLog(err)
 	})
 	if err != nil {
 		remove()

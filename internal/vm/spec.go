@@ -72,12 +72,12 @@ func (s Spec) checkNames() error {
 	return nil
 }
 
-// isHostname accepts "". Everything that means something to a command line of a kernel or a VMM is refused.
+// nameLetters are what a name may have: nothing that means something to the command line of a kernel or a VMM.
+const nameLetters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-."
+
+// isHostname accepts "".
 func isHostname(s string) bool {
-	letters := strings.Trim(s, "-.")
-	return len(letters) == len(s) && len(s) <= maxHostname && !strings.ContainsFunc(s, func(r rune) bool {
-		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '.')
-	})
+	return len(s) <= maxHostname && strings.Trim(s, nameLetters) == "" && strings.Trim(s, "-.") == s
 }
 
 func (s Spec) checkPaths() error {

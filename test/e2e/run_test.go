@@ -1,6 +1,9 @@
 package e2e
 
 import (
+	"os"
+	"os/exec"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -57,4 +60,27 @@ func TestScratch(t *testing.T) {
 		t.Errorf("want exit code 7 and the arguments; got %v", got)
 	}
 	u.leftovers()
+}
+
+// TestBootFailures: a VM that does not come up says at which step, shows the end of its console, and keeps all of it.
+func TestBootFailures(t *testing.T) {
+	u := newUser(t).withKernel()
+	u.must("image", "pull", "oci:"+scratchLayout(t, u)+":v1", "--name", "scratch")
+	image := strings.TrimSpace(u.must("image", "inspect", "scratch"))
+	disk := regexp.MustCompile(`(?m)^Disk:\s+(.*)$`).FindStringSubmatch(image)
+	if disk == nil {
+		t.Fatalf("image inspect names no disk:\n%s", image)
+	}
+	u.refuses(refusal{ofRun, []string{"the whole console: " + u.home + "/logs/slow.console.log"}},
+		"vm", "run", "--boot-timeout", "1s", "--name", "slow", "scratch")
+
+	// A disk that is no file system: the length is right, so only the guest can notice.
+	if out, err := exec.Command("dd", "if=/dev/zero", "of="+disk[1], "bs=1M", "count=8", "conv=notrunc").CombinedOutput(); err != nil {
+		t.Fatalf("spoiling the disk: %v\n%s", err, out)
+	}
+	u.refuses(refusal{ofRun, []string{"mounting the root disk", "hint:"}}, "vm", "run", "--name", "spoilt", "scratch")
+	log, err := os.ReadFile(u.home + "/logs/spoilt.console.log")
+	if err != nil || !strings.Contains(string(log), "banger-guest: fatal: ") {
+		t.Errorf("the console that was kept has no word of the failure (%v):\n%s", err, log)
+	}
 }

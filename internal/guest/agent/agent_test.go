@@ -293,7 +293,7 @@ func inNamespace(t *testing.T) bool {
 	switch {
 	case err == nil:
 	case errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EINVAL):
-		excuse(t, "mount", fmt.Sprintf("making a namespace: %v", err))
+		excuse(t, "userns", fmt.Sprintf("making a namespace: %v", err))
 	default:
 		t.Errorf("in a namespace: %v\n%s", err, out)
 	}

@@ -229,6 +229,24 @@ func TestWithoutNetwork(t *testing.T) {
 	if got := show(t, m, "/proc/net/dev"); strings.Contains(got, "eth0") {
 		t.Errorf("the guest has a network card:\n%s", got)
 	}
+	t.Run("panic", func(t *testing.T) { checkPanic(t, m) })
+}
+
+// checkPanic makes the guest's kernel panic (Documentation/admin-guide/sysrq.rst, "c").
+func checkPanic(t *testing.T, m *Machine) {
+	t.Helper()
+	stream, err := m.Session().Open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	command := exec.Command{Argv: []string{"/bin/guesttool", "write", "c", "/proc/sysrq-trigger"}}
+	if code, err := exec.Run(t.Context(), stream, command, nil, nil, nil, nil, nil); !errors.Is(err, exec.ErrDisconnected) {
+		t.Errorf("a command in a guest that panics gave %d and %v, want %v", code, err, exec.ErrDisconnected)
+	}
+	if err := m.Wait(); err == nil || !strings.Contains(err.Error(), "Kernel panic - not syncing: ") {
+		t.Errorf("the machine ended with %v, want the kernel's panic", err)
+	}
+	checkGone(t, m)
 }
 
 // TestSecondHost: a second connection to the socket gets no answer and does no harm.

@@ -173,9 +173,7 @@ func TestChildOfDiesWithBanger(t *testing.T) {
 		vmlinuz: only(t, filepath.Join(dirs[2], "kernel/boot/vmlinuz-*")), initramfs: filepath.Join(dirs[2], "initramfs.cpio"),
 		root: filepath.Join(dirs[2], "root.ext4"),
 	}
-	spec := k.spec(t)
-	spec.Dir, spec.RuntimeDir = dirs[0], dirs[1]
-	m, err := Start(t.Context(), newRunner(), spec, rand.Reader)
+	m, err := Start(t.Context(), newRunner(), k.specIn(dirs[0], dirs[1]), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -205,8 +205,12 @@ func privateDir(t testing.TB) string {
 // spec is a machine that boots the kit.
 func (k kit) spec(t testing.TB) vm.Spec {
 	t.Helper()
+	return k.specIn(privateDir(t), privateDir(t))
+}
+
+func (k kit) specIn(dir, runtimeDir string) vm.Spec {
 	return vm.Spec{
-		Name: "test", Dir: privateDir(t), RuntimeDir: privateDir(t), Hostname: "guest-of-test",
+		Name: "test", Dir: dir, RuntimeDir: runtimeDir, Hostname: "guest-of-test",
 		Vmlinuz: k.vmlinuz, Initramfs: k.initramfs, RootImage: k.root, Init: "/usr/lib/banger/banger-guest",
 		CPUs: 2, MemoryMiB: 256, Network: true, BootTimeout: bootLimit,
 	}

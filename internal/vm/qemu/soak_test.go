@@ -28,6 +28,7 @@ func TestSoak(t *testing.T) {
 			t.Errorf("boot %d of %d: %v", i+1, boots, err)
 			continue
 		}
+		t.Logf("boot %d of %d: %v", i+1, boots, took.Round(time.Millisecond))
 		times = append(times, took)
 	}
 	if len(times) > 0 {

@@ -52,6 +52,7 @@ func Start(ctx context.Context, runner *system.CommandRunner, spec vm.Spec, rand
 		socket:  filepath.Join(spec.RuntimeDir, "agent.sock"),
 	}}
 	if err := m.launch(ctx, runner, magic); err != nil {
+		_ = os.Remove(m.files.overlay)
 		return nil, err
 	}
 	if err := m.boot(ctx, magic); err != nil {
