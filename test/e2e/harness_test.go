@@ -74,23 +74,40 @@ func (u *user) own(path string) {
 	}
 }
 
-// binary is what `make build` leaves.
-func binary(t *testing.T) string {
-	t.Helper()
-	path, err := filepath.Abs("../../bin/banger")
+// staged is where TestMain puts bin/banger: the account that runs it may be unable to enter the checkout.
+var staged string
+
+func TestMain(m *testing.M) {
+	dir, err := stageBinary()
 	if err != nil {
-		t.Fatal(err)
+		fmt.Fprintf(os.Stderr, "e2e: bin/banger is not built: run make build: %v\n", err)
+		os.Exit(1)
 	}
-	if _, err := os.Stat(path); err != nil {
-		t.Fatalf("bin/banger is not built: run make build: %v", err)
+	staged = filepath.Join(dir, "banger")
+	code := m.Run()
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+func stageBinary() (string, error) {
+	program, err := os.ReadFile("../../bin/banger")
+	if err != nil {
+		return "", err
 	}
-	return path
+	dir, err := os.MkdirTemp("/tmp", "banger-bin-")
+	if err != nil {
+		return "", err
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return "", err
+	}
+	return dir, os.WriteFile(filepath.Join(dir, "banger"), program, 0o755)
 }
 
 // command prepares banger with these arguments, as the user.
 func (u *user) command(ctx context.Context, args ...string) *exec.Cmd {
 	u.t.Helper()
-	cmd := exec.CommandContext(ctx, binary(u.t), args...)
+	cmd := exec.CommandContext(ctx, staged, args...)
 	cmd.Dir = u.dir
 	cmd.Env = append([]string{
 		"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=" + u.dir, "BANGER_HOME=" + u.home,

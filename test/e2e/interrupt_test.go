@@ -102,7 +102,11 @@ func TestTwoPulls(t *testing.T) {
 	args := []string{"image", "pull", "oci:" + debianLayout(t) + ":bookworm", "--name", "x"}
 	results := make(chan result)
 	for range 2 {
-		go func() { results <- u.run(args...) }()
+		go func() {
+			var r result
+			defer func() { results <- r }() // also when run gives the test up
+			r = u.run(args...)
+		}()
 	}
 	fresh := 0
 	for range 2 {
