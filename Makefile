@@ -8,7 +8,7 @@ GO ?= go
 AGENT := internal/guest/embedded/banger-guest
 FUZZTIME ?= 30s
 
-.PHONY: build demo test unit e2e soak lint fuzz bench docs clean deps
+.PHONY: build demo test soak lint fuzz bench docs clean
 
 build: ## bin/banger, with the guest agent inside it
 	@scripts/deps.sh build

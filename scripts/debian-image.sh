@@ -2,7 +2,7 @@
 # debian-image.sh DIR: makes a real Debian with systemd, once: DIR/rootfs.tar and the OCI layout DIR/oci, tag bookworm.
 set -euo pipefail
 dir=${1:?usage: debian-image.sh DIR}
-suite=${SUITE:-bookworm}
+suite=bookworm
 if [ -f "$dir/oci/index.json" ]; then exit 0; fi
 # mmdebstrap needs ldconfig and chroot, which are not on an ordinary user's PATH.
 export PATH=$PATH:/usr/sbin:/sbin

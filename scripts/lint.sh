@@ -4,7 +4,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 go=${GO:-go}
 
-test -z "$($go fmt ./...)" || { echo "lint: some files were not formatted" >&2; exit 1; }
+unformatted=$(gofmt -l cmd internal test)
+[ -z "$unformatted" ] || { echo "lint: run gofmt on: $unformatted" >&2; exit 1; }
 $go vet ./...
 $go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 run ./...
 $go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/banger-vm/banger/internal/engine"
+	"github.com/banger-vm/banger/internal/fault"
 )
 
 func newDoctor(a *app) *cobra.Command {
@@ -25,11 +26,13 @@ The exit code is 1 if anything that banger cannot work without is missing.`,
 }
 
 func (a *app) doctor(asJSON bool) error {
+	var checks []engine.Check
 	e, err := a.engine()
-	if err != nil {
-		return err
+	if err == nil {
+		checks = e.Doctor()
+	} else { // there is nowhere to look for the rest
+		checks = []engine.Check{{Name: "home", State: engine.Fail, Detail: err.Error(), Hint: fault.HintOf(err)}}
 	}
-	checks := e.Doctor()
 	if asJSON {
 		err = a.printJSON(struct {
 			Schema int            `json:"schema"`

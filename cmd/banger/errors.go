@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -14,6 +16,9 @@ import (
 // exitOfRun is the exit code of `vm run` when banger itself failed, as it is docker's: every other code may be the
 // guest command's own.
 const exitOfRun = 125
+
+// exitOfPipe is what shells show for a program that SIGPIPE ended.
+const exitOfPipe = 128 + int(syscall.SIGPIPE)
 
 // guestExit is the exit code of a command in the guest, on its way to becoming banger's own.
 type guestExit int
@@ -42,6 +47,9 @@ func (a *app) exitCode(ctx context.Context, err error) int {
 	if errors.Is(context.Cause(ctx), errInterrupted) {
 		_, _ = fmt.Fprintln(a.stderr, "banger: interrupted; nothing was left half-made")
 		return int(fault.Interrupted)
+	}
+	if errors.Is(err, syscall.EPIPE) {
+		return exitOfPipe // nobody reads us any more, so there is nobody to tell
 	}
 	_, _ = fmt.Fprintf(a.stderr, "banger: error: %v\n", err)
 	if hint := fault.HintOf(err); hint != "" {
@@ -76,7 +84,7 @@ func noSuchCommand(cmd *cobra.Command, args []string) error {
 // exactly demands the named arguments.
 func exactly(names ...string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
-		if len(args) == len(names) {
+		if len(args) == len(names) && !slices.Contains(args, "") {
 			return nil
 		}
 		want := strings.Join(names, " and ")

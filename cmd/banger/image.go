@@ -44,7 +44,7 @@ docker-archive:FILE for what docker save writes. The same image with the same op
 	flags.StringVar(&size, "size", "", "size of the disk, such as 4GiB (default: the content and room to work)")
 	flags.StringVar(&options.Platform, "platform", "linux/amd64", "os/architecture to choose from a multi-platform image")
 	flags.StringVar(&options.Builder, "builder", "mkfs", "what writes the file system: mkfs")
-	flags.BoolVar(&options.NoGuest, "no-guest", false, "leave the image as it is, without banger's agent")
+	flags.BoolVar(&options.NoGuest, "no-guest", false, "leave the image as it is, without banger's agent, which only linux/amd64 images get")
 	return cmd
 }
 
@@ -82,7 +82,7 @@ func shortID(id string) string { return id[:min(12, len(id))] }
 func newImageList(a *app) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use: "ls", Aliases: []string{"list"}, Short: "List the images", Args: cobra.NoArgs,
+		Use: "ls", Aliases: []string{"list"}, Short: "List the images", Args: exactly(),
 		Example: "  banger image ls\n  banger image ls --json",
 		RunE:    func(*cobra.Command, []string) error { return a.imageList(asJSON) },
 	}
@@ -193,7 +193,9 @@ func (a *app) printImage(image imageDetails) error {
 
 func newImageExport(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use: "export IMAGE FILE", Short: "Write an image's ext4 file system to a file", Args: exactly("an IMAGE", "a FILE"),
+		Use: "export IMAGE FILE", Short: "Write an image's ext4 file system to a file",
+		Long:    "Write an image's raw ext4 file system to a file, which is replaced if it is there. The file is sparse.",
+		Args:    exactly("an IMAGE", "a FILE"),
 		Example: "  banger image export debian:bookworm debian.ext4",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			e, err := a.engine()
@@ -207,7 +209,11 @@ func newImageExport(a *app) *cobra.Command {
 
 func newImageRemove(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use: "rm IMAGE…", Aliases: []string{"remove"}, Short: "Remove images", Args: atLeast("an IMAGE"),
+		Use: "rm IMAGE…", Aliases: []string{"remove"}, Short: "Remove images",
+		Long: `Remove images, and the layers that no other image is made of.
+
+An image with several names only loses the one given. A VM that runs from an image is not disturbed.`,
+		Args:    atLeast("an IMAGE"),
 		Example: "  banger image rm debian:bookworm",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			e, err := a.engine()

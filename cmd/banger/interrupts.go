@@ -7,13 +7,18 @@ import (
 	"os/signal"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // errInterrupted is why a context ends when the user presses Ctrl-C.
 var errInterrupted = errors.New("interrupted")
 
-// impatience is how many signals in a row end banger even while they are forwarded to a guest that ignores them.
-const impatience = 3
+// impatience is how many signals in a row, each within patience of the last, end banger even while they are passed on to
+// a guest that ignores them.
+const (
+	impatience = 3
+	patience   = 2 * time.Second
+)
 
 // interrupts decides what SIGINT, SIGTERM and SIGHUP do: they cancel what banger does or, while a command runs in a
 // guest, they are passed on to it.
@@ -24,12 +29,18 @@ type interrupts struct {
 	mu      sync.Mutex
 	forward chan<- syscall.Signal // nil: cancel
 	count   int
+	last    time.Time
+
+	pipe chan os.Signal // takes SIGPIPE, see catchInterrupts
 }
 
 // catchInterrupts returns a context that ends with errInterrupted at such a signal.
 func catchInterrupts(ctx context.Context) (context.Context, *interrupts) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	i := &interrupts{caught: make(chan os.Signal, 4), cancel: cancel}
+	i := &interrupts{caught: make(chan os.Signal, 4), cancel: cancel, pipe: make(chan os.Signal, 1)}
+	// With somebody to take SIGPIPE, writing to a closed pipe is an error like any other, after which banger cleans up
+	// (os/signal). Ignoring it instead would have the programs that banger starts ignore it as well.
+	signal.Notify(i.pipe, syscall.SIGPIPE)
 	signal.Notify(i.caught, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	go func() {
 		for s := range i.caught {
@@ -42,7 +53,11 @@ func catchInterrupts(ctx context.Context) (context.Context, *interrupts) {
 func (i *interrupts) handle(s syscall.Signal) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.count++
+	if now := time.Now(); now.Sub(i.last) > patience {
+		i.count, i.last = 1, now
+	} else {
+		i.count, i.last = i.count+1, now
+	}
 	if i.forward == nil || i.count >= impatience {
 		i.cancel(errInterrupted)
 		return
@@ -53,7 +68,7 @@ func (i *interrupts) handle(s syscall.Signal) {
 	}
 }
 
-// forwardTo passes signals on to a guest from now on; nil cancels again.
+// forwardTo passes signals on to a guest from now on.
 func (i *interrupts) forwardTo(guest chan<- syscall.Signal) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -61,6 +76,7 @@ func (i *interrupts) forwardTo(guest chan<- syscall.Signal) {
 }
 
 func (i *interrupts) stop() {
+	signal.Stop(i.pipe)
 	signal.Stop(i.caught)
 	close(i.caught)
 	i.cancel(nil)

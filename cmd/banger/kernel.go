@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"text/tabwriter"
@@ -61,8 +60,8 @@ func (f kernelImport) source() (kernel.Source, error) {
 	if f.vmlinuz != "" || f.modules != "" {
 		sources = append(sources, kernel.FromFiles(f.vmlinuz, f.modules))
 	}
-	if len(sources) != 1 {
-		return nil, usage(errors.New("importing a kernel: one source is needed"),
+	if len(sources) != 1 || (f.vmlinuz == "") != (f.modules == "") && f.vmlinuz == "" {
+		return nil, usage(fmt.Errorf("importing a kernel: exactly one source is needed, and %d are given", len(sources)),
 			"pass --deb FILE, or --from-host, or --vmlinuz FILE with --modules DIR")
 	}
 	return sources[0], nil
@@ -82,6 +81,9 @@ func (a *app) kernelImport(ctx context.Context, flags kernelImport) error {
 		return err
 	}
 	a.progress.clear()
+	if imported.Modules == 0 {
+		_, _ = fmt.Fprintln(a.stderr, "banger: note: without --modules, every driver that a VM needs has to be built in")
+	}
 	if len(imported.Missing) > 0 {
 		_, _ = fmt.Fprintf(a.stderr, "banger: note: this kernel lacks %s\n", strings.Join(imported.Missing, ", "))
 	}
@@ -105,16 +107,22 @@ func (a *app) kernelList(asJSON bool) error {
 	if err != nil {
 		return err
 	}
-	kernels, err := e.ListKernels()
-	if err != nil {
-		return err
-	}
+	kernels, broken := e.ListKernels()
 	if asJSON {
-		return a.printJSON(struct {
+		err = a.printJSON(struct {
 			Schema  int              `json:"schema"`
 			Kernels []*kernel.Kernel `json:"kernels"`
 		}{1, kernels})
+	} else {
+		err = a.printKernels(kernels)
 	}
+	if err != nil {
+		return err
+	}
+	return broken
+}
+
+func (a *app) printKernels(kernels []*kernel.Kernel) error {
 	w := tabwriter.NewWriter(a.stdout, 0, 8, 2, ' ', 0)
 	_, _ = fmt.Fprintln(w, "NAME\tVERSION\tMODULES\tIMPORTED\tSOURCE")
 	for _, k := range kernels {

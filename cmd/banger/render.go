@@ -35,9 +35,9 @@ func (a *app) each(names []string, do func(string) (string, error)) error {
 
 func atLeast(name string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
-		if len(args) == 0 {
-			return exactly(name)(cmd, args)
+		if len(args) > 0 && args[0] != "" {
+			return nil
 		}
-		return nil
+		return exactly(name)(cmd, args)
 	}
 }

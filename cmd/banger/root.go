@@ -53,10 +53,13 @@ func newRoot(a *app) *cobra.Command {
 		Use:   "banger",
 		Short: "Boot any container image as a microVM, as an ordinary user",
 		Long: `banger pulls a container image, turns it into a bootable ext4 disk, and boots it as a microVM.
-It needs no root, no daemon, and nothing inside the image.`,
+It needs no root, no daemon, and nothing inside the image.
+
+As with docker, pull, run and images are short for image pull, vm run and image ls.`,
 		Example: `  banger kernel import --from-host
   banger image pull debian:bookworm
   banger vm run --rm debian:bookworm -- cat /etc/os-release`,
+		Version:       version(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          noSuchCommand,
@@ -84,17 +87,21 @@ func group(use, short string, commands ...*cobra.Command) *cobra.Command {
 
 func newVersion(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use: "version", Short: "Print the versions of banger and of its guest agent", Args: cobra.NoArgs,
+		Use: "version", Short: "Print the versions of banger and of its guest agent", Args: exactly(),
 		Example: "  banger version",
 		RunE: func(*cobra.Command, []string) error {
-			version := "unknown"
-			if info, ok := debug.ReadBuildInfo(); ok {
-				version = info.Main.Version
-			}
-			_, err := fmt.Fprintf(a.stdout, "banger %s, guest agent %s\n", version, embedded.Version())
+			_, err := fmt.Fprintf(a.stdout, "banger %s\n", version())
 			return err
 		},
 	}
+}
+
+func version() string {
+	own := "unknown"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		own = info.Main.Version
+	}
+	return own + ", guest agent " + embedded.Version()
 }
 
 // engine opens the engine on the user's home.

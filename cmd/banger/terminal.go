@@ -23,13 +23,16 @@ type terminal struct {
 
 // attach connects the options to the user's terminal, if tty says so, and has signals passed on to the command once it
 // runs.
-func (a *app) attach(options *engine.RunOptions, tty bool) (*terminal, error) {
+func (a *app) attach(options *engine.RunOptions, tty, interactive bool) (*terminal, error) {
 	signals := make(chan syscall.Signal, impatience)
 	options.Signals = signals
 	t := &terminal{fd: int(a.stdin.Fd())}
 	options.Started = func() error {
 		a.interrupts.forwardTo(signals)
-		return t.raw(tty)
+		if !tty || !interactive { // without -i nobody would read the keys, and Ctrl-C has to stay a signal
+			return nil
+		}
+		return t.raw()
 	}
 	if !tty {
 		return t, nil
@@ -47,10 +50,7 @@ func (a *app) attach(options *engine.RunOptions, tty bool) (*terminal, error) {
 }
 
 // raw hands every key to the guest, once there is a guest to take it.
-func (t *terminal) raw(tty bool) error {
-	if !tty {
-		return nil
-	}
+func (t *terminal) raw() error {
 	state, err := term.MakeRaw(t.fd)
 	if err != nil {
 		return fmt.Errorf("preparing the terminal: %w", err)

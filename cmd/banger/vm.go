@@ -27,13 +27,16 @@ type vmRun struct {
 func newVMRun(a *app) *cobra.Command {
 	var flags vmRun
 	cmd := &cobra.Command{
-		Use:   "run IMAGE [-- COMMAND…]",
+		Use:                   "run [FLAGS] IMAGE [[--] COMMAND…]",
+		DisableFlagsInUseLine: true,
+
 		Short: "Boot a VM from an image and run a command in it",
 		Long: `Boot a VM from an image, run a command in it, and remove the VM when the command has ended.
 
-Standard input, output, error and the exit code are the command's own; banger's own failures exit with 125, as docker's
-do. An image that is not here is pulled. Where the image boots with systemd, the command runs once the system is up. The
-VM works on a disk of its own: the image never changes.`,
+Standard input, output, error and the exit code are the command's own, but for the steps that banger shows on standard
+error (-q leaves them out); banger's own failures exit with 125, as docker's do. An image that is not here is pulled.
+Where the image boots with systemd, the command runs once the system is up. The VM works on a disk of its own: the image
+never changes. As with docker, what follows IMAGE belongs to the command.`,
 		Example: `  banger vm run --rm debian:bookworm -- cat /etc/os-release
   banger vm run --rm -it alpine -- sh
   tar c . | banger vm run --rm -i debian:bookworm -- tar t`,
@@ -54,7 +57,7 @@ func (a *app) vmRunFlags(cmd *cobra.Command, f *vmRun) {
 	flags.StringVar(&f.Name, "name", "", "name of the VM, and its host name (default: made up)")
 	flags.IntVar(&f.CPUs, "cpus", 2, "virtual CPUs")
 	flags.StringVar(&f.memory, "memory", "512MiB", "memory")
-	flags.StringVar(&f.Kernel, "kernel", "", "kernel to boot (default: the one imported last)")
+	flags.StringVar(&f.Kernel, "kernel", "", "kernel to boot (default: the newest import)")
 	flags.StringVar(&f.Pull, "pull", "missing", "when to pull the image: missing, always or never")
 	flags.StringVar(&f.network, "network", "user", "user (the host's network, without privileges) or none")
 	flags.StringArrayVarP(&f.Env, "env", "e", nil, "KEY=VALUE for the command, or KEY to take the value from here")
@@ -74,7 +77,7 @@ func (a *app) vmRun(ctx context.Context, args []string, f vmRun) error {
 	if err != nil {
 		return codedError{error: err, code: exitOfRun}
 	}
-	terminal, err := a.attach(&options, f.tty)
+	terminal, err := a.attach(&options, f.tty, f.interactive)
 	if err != nil {
 		return err
 	}
@@ -114,8 +117,10 @@ func checkRun(f vmRun, options engine.RunOptions) error {
 		return usage(fmt.Errorf("--pull %q is not known", f.Pull), "pass missing, always or never")
 	case f.CPUs < 1:
 		return usage(fmt.Errorf("--cpus %d is too few", f.CPUs), "pass 1 or more")
-	case options.Memory < 64<<20:
-		return usage(fmt.Errorf("--memory %s is too little to boot", f.memory), "pass 128MiB or more")
+	case options.Memory < engine.MinMemory:
+		return usage(fmt.Errorf("--memory %s is too little to boot", f.memory), fmt.Sprintf("pass %dMiB or more", engine.MinMemory>>20))
+	case f.Timeout <= 0:
+		return usage(fmt.Errorf("--boot-timeout %v is no time", f.Timeout), "pass a duration such as 2m")
 	case !validVMName(f.Name):
 		return usage(fmt.Errorf("--name %q is not a host name", f.Name), "use up to 63 of a-z, 0-9 and -")
 	}
@@ -133,17 +138,15 @@ func validVMName(name string) bool {
 	return len(name) <= 63
 }
 
-// environment completes KEY to KEY=VALUE from banger's own environment, as docker does. A KEY that is not set is left
-// out.
+// environment completes KEY to KEY=VALUE from banger's own environment, as docker does. A KEY that is not set stays as it
+// is, which takes the image's own away.
 func (a *app) environment(vars []string) []string {
 	var env []string
 	for _, v := range vars {
 		if !strings.Contains(v, "=") {
-			value, ok := a.lookupEnv(v)
-			if !ok {
-				continue
+			if value, ok := a.lookupEnv(v); ok {
+				v += "=" + value
 			}
-			v += "=" + value
 		}
 		env = append(env, v)
 	}

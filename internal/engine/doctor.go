@@ -91,6 +91,11 @@ func checkAgent() Check {
 }
 
 func (e *Engine) checkSpace() Check {
+	stage, err := e.home.NewStage(context.Background())
+	if err != nil {
+		return failed("home", fault.New(fault.Failure, err, "set BANGER_HOME to a directory of your own"))
+	}
+	_ = stage.Close()
 	var stat unix.Statfs_t
 	if err := unix.Statfs(e.home.Dir(), &stat); err != nil {
 		return failed("home", fmt.Errorf("checking %q: %w", e.home.Dir(), err))

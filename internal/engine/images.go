@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/banger-vm/banger/internal/fault"
 	"github.com/banger-vm/banger/internal/oci"
 	"github.com/banger-vm/banger/internal/store"
 )
@@ -47,11 +49,14 @@ func withNames(image store.Image, names []store.Name) NamedImage {
 
 // FindImage returns the image that the user means by a name, a reference, or an id.
 func (e *Engine) FindImage(query string) (NamedImage, error) {
-	canonical, err := oci.DefaultName(query)
+	match, err := e.find(query)
 	if err != nil {
-		canonical = ""
+		return NamedImage{}, err
 	}
-	image, err := e.images.Find(query, canonical)
+	image, err := e.images.Get(match.ID)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fault.New(fault.NotFound, fmt.Errorf("finding image %q: its disk is gone", query), "pull it again")
+	}
 	if err != nil {
 		return NamedImage{}, err
 	}
@@ -62,28 +67,44 @@ func (e *Engine) FindImage(query string) (NamedImage, error) {
 	return withNames(image, names), nil
 }
 
-// RemoveImage removes what query means: a name alone when the image has others, else the image with it.
+func (e *Engine) find(query string) (store.Match, error) {
+	canonical, _ := oci.FamiliarName(query)
+	return e.images.Find(query, canonical)
+}
+
+// RemoveImage removes what query means: a name alone when the image has others, else the image with it. An image that
+// cannot be read can be removed like any other.
 func (e *Engine) RemoveImage(ctx context.Context, query string) (removed string, err error) {
-	image, err := e.FindImage(query)
+	match, err := e.find(query)
 	if err != nil {
 		return "", err
 	}
-	name := matchingName(image.Names, query)
-	if name != "" && len(image.Names) > 1 {
-		return name, e.images.Untag(name)
+	names, err := e.images.Names()
+	if err != nil {
+		return "", err
 	}
-	return orDefault(name, image.ID[:12]), e.images.Remove(ctx, image.ID)
+	if match.Name != "" && len(withNames(store.Image{ID: match.ID}, names).Names) > 1 {
+		return match.Name, e.images.Untag(ctx, match.Name)
+	}
+	if err := e.images.Remove(ctx, match.ID); err != nil {
+		return "", err
+	}
+	return orDefault(match.Name, match.ID), e.pruneLayers(ctx)
 }
 
-// matchingName returns the name that query stands for, or "" if it is an id.
-func matchingName(names []string, query string) string {
-	canonical, _ := oci.DefaultName(query)
-	for _, name := range names {
-		if name == query || name == canonical || filepath.Base(name) == query {
-			return name
+// pruneLayers removes the layers that no image is made of.
+func (e *Engine) pruneLayers(ctx context.Context) error {
+	images, err := e.images.List()
+	if err != nil {
+		return nil // an image that cannot be read may need any of them
+	}
+	used := map[string]bool{}
+	for _, image := range images {
+		for _, layer := range image.Layers {
+			used[layer.DiffID] = true
 		}
 	}
-	return ""
+	return e.layers.Prune(ctx, func(diffID string) bool { return used[diffID] })
 }
 
 // DiskOf returns the path of an image's ext4 file.
@@ -105,27 +126,73 @@ func (e *Engine) ExportImage(ctx context.Context, query, path string) error {
 }
 
 func exportFile(ctx context.Context, from, to string) (err error) {
+	if err := checkTarget(to); err != nil {
+		return err
+	}
 	in, err := os.Open(from)
 	if err != nil {
 		return fmt.Errorf("exporting: %w", err)
 	}
 	defer func() { _ = in.Close() }()
-	out, err := os.CreateTemp(filepath.Dir(to), ".banger-export-*")
+	out, publish, err := unfinished(to)
 	if err != nil {
 		return fmt.Errorf("exporting to %q: %w", to, err)
 	}
-	defer func() { _ = os.Remove(out.Name()) }()
 	err = copySparse(ctx, in, out)
 	if err == nil {
-		err = out.Chmod(0o644)
+		err = out.Sync()
 	}
-	if err = errors.Join(err, out.Close()); err != nil {
-		return fmt.Errorf("exporting to %q: %w", to, err)
-	}
-	if err := os.Rename(out.Name(), to); err != nil {
+	if err = publish(err); err != nil {
 		return fmt.Errorf("exporting to %q: %w", to, err)
 	}
 	return nil
+}
+
+// checkTarget refuses what an export would not replace as one expects.
+func checkTarget(to string) error {
+	info, err := os.Lstat(to)
+	switch {
+	case to == "" || to == "-":
+		err = fmt.Errorf("exporting to %q: not the name of a file", to)
+	case err == nil && !info.Mode().IsRegular():
+		err = fmt.Errorf("exporting to %q: it is there, and is no regular file", to)
+	case errors.Is(err, fs.ErrNotExist):
+		if _, err := os.Stat(filepath.Dir(to)); err != nil {
+			return fault.New(fault.NotFound, fmt.Errorf("exporting to %q: %w", to, err), "make the directory first")
+		}
+		return nil
+	default:
+		return nil
+	}
+	return fault.New(fault.Usage, err, "name a file to write the disk to")
+}
+
+// unfinished opens a file that becomes the file at path when publish is called without an error. Where the file system
+// can, it has no name until then, so that nothing is left of it even after kill -9. Its mode is what the umask says.
+func unfinished(path string) (file *os.File, publish func(error) error, err error) {
+	part := path + ".part-" + randomName()
+	file, err = os.OpenFile(filepath.Dir(path), unix.O_TMPFILE|os.O_RDWR, 0o666)
+	nameless := err == nil
+	if !nameless {
+		file, err = os.OpenFile(part, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o666)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	return file, func(failed error) error {
+		if failed == nil && nameless {
+			self := fmt.Sprintf("/proc/self/fd/%d", file.Fd())
+			failed = unix.Linkat(unix.AT_FDCWD, self, unix.AT_FDCWD, part, unix.AT_SYMLINK_FOLLOW)
+		}
+		failed = errors.Join(failed, file.Close())
+		if failed == nil {
+			failed = os.Rename(part, path)
+		}
+		if failed != nil {
+			_ = os.Remove(part)
+		}
+		return failed
+	}, nil
 }
 
 // copyChunk is how much is copied between two looks at the context.

@@ -19,6 +19,10 @@ func (e *Engine) keepLog(err error) error {
 	if !errors.As(err, &boot) || boot.Log == "" {
 		return err
 	}
+	if info, statErr := os.Stat(boot.Log); statErr != nil || info.Size() == 0 {
+		boot.Log = "" // nothing to keep
+		return err
+	}
 	kept := e.home.Path("logs", boot.Name+".console.log")
 	if os.MkdirAll(filepath.Dir(kept), 0o700) != nil || os.Rename(boot.Log, kept) != nil {
 		boot.Log = ""

@@ -7,9 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
 	"os"
 	"path/filepath"
-	"strings"
+	"regexp"
 
 	"github.com/banger-vm/banger/internal/fault"
 	"github.com/banger-vm/banger/internal/guest/embedded"
@@ -43,23 +44,22 @@ type Pulled struct {
 }
 
 // PullImage brings an image into the store and gives it a name. The same image with the same options is made once.
-func (e *Engine) PullImage(ctx context.Context, reference string, options PullOptions) (Pulled, error) {
-	plan, err := e.planPull(ctx, reference, options)
+func (e *Engine) PullImage(ctx context.Context, reference string, options PullOptions) (pulled Pulled, err error) {
+	// Where archives are unpacked: they may be large, so not in the system's directory for temporary files.
+	temp, err := e.home.NewStage(ctx)
 	if err != nil {
 		return Pulled{}, err
+	}
+	defer func() { err = errors.Join(err, temp.Close()) }()
+	plan, err := planPull(ctx, reference, temp.Dir, options)
+	if err != nil {
+		return Pulled{}, noSpace(err)
 	}
 	defer func() { _ = plan.image.Close() }()
 	if err := e.images.CheckName(plan.name()); err != nil {
 		return Pulled{}, err
 	}
-	image, fresh, err := e.ensureImage(ctx, plan)
-	if err != nil {
-		return Pulled{}, err
-	}
-	if err := e.images.Tag(ctx, plan.name()); err != nil {
-		return Pulled{}, err
-	}
-	return Pulled{Image: image, Name: plan.wanted, Fresh: fresh}, nil
+	return e.ensureImage(ctx, plan)
 }
 
 // pullPlan is a resolved reference with the options that decide what is built from it.
@@ -70,27 +70,26 @@ type pullPlan struct {
 	wanted  string           // the name to give
 }
 
-func (e *Engine) planPull(ctx context.Context, reference string, options PullOptions) (*pullPlan, error) {
+func planPull(ctx context.Context, reference, tempDir string, options PullOptions) (*pullPlan, error) {
 	if err := checkBuilder(options.Builder); err != nil {
 		return nil, err
 	}
-	platform, err := oci.ParsePlatform(orDefault(options.Platform, "linux/amd64"))
+	platform, err := oci.ParsePlatform(orDefault(options.Platform, bootPlatform))
 	if err != nil {
 		return nil, err
 	}
-	agent, err := agentFor(options)
+	image, err := oci.Resolve(ctx, reference, oci.Options{Platform: platform, TempDir: tempDir})
 	if err != nil {
 		return nil, err
 	}
-	wanted, err := imageName(reference, options.Name)
-	if err != nil {
-		return nil, err
+	plan := &pullPlan{image: image, options: options, wanted: orDefault(options.Name, image.Name)}
+	if err := checkName(plan.wanted); err != nil {
+		return nil, errors.Join(err, image.Close())
 	}
-	image, err := oci.Resolve(ctx, reference, oci.Options{Platform: platform})
-	if err != nil {
-		return nil, err
+	if plan.agent, err = agentFor(image, options); err != nil {
+		return nil, errors.Join(err, image.Close())
 	}
-	return &pullPlan{image: image, options: options, agent: agent, wanted: wanted}, nil
+	return plan, nil
 }
 
 func checkBuilder(builder string) error {
@@ -104,8 +103,11 @@ func checkBuilder(builder string) error {
 	return fault.New(fault.Usage, fmt.Errorf("choosing the builder: there is no %q", builder), "pass --builder mkfs")
 }
 
-func agentFor(options PullOptions) (*imagepull.Agent, error) {
-	if options.NoGuest {
+// bootPlatform is the only platform that the agent is for, and that VMs run.
+const bootPlatform = "linux/amd64"
+
+func agentFor(image *oci.Image, options PullOptions) (*imagepull.Agent, error) {
+	if options.NoGuest || image.Platform.String() != bootPlatform {
 		return nil, nil
 	}
 	binary, err := embedded.Agent()
@@ -115,23 +117,19 @@ func agentFor(options PullOptions) (*imagepull.Agent, error) {
 	return &imagepull.Agent{Binary: binary, Version: embedded.Version()}, nil
 }
 
-// maxName keeps the name's file below NAME_MAX, whatever its characters are escaped to.
+// maxName is the longest name, in bytes, that a file can be named after, with the suffix (NAME_MAX in linux/limits.h).
 const maxName = 240
 
-func imageName(reference, wanted string) (string, error) {
-	name := wanted
-	if name == "" {
-		var err error
-		if name, err = oci.DefaultName(reference); err != nil {
-			return "", err
-		}
-	}
-	bad := strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r == 0x7f || r == '\\' })
-	if name == "" || len(name) > maxName || bad || strings.HasPrefix(name, "-") {
+// nameForm is the form of docker's names, [HOST[:PORT]/]PATH[:TAG][@DIGEST], with capitals allowed.
+var nameForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*(:[0-9]+/[A-Za-z0-9][A-Za-z0-9._-]*)?` +
+	`(/[A-Za-z0-9][A-Za-z0-9._-]*)*(:[A-Za-z0-9_][A-Za-z0-9._-]*)?(@sha256:[0-9a-f]{64})?$`)
+
+func checkName(name string) error {
+	if !nameForm.MatchString(name) || len(url.PathEscape(name)) > maxName {
 		err := fmt.Errorf("naming the image %q: not a name for an image", name)
-		return "", fault.New(fault.Usage, err, "pass --name with letters, digits and . _ - / :")
+		return fault.New(fault.Usage, err, "pass --name in the form name:tag, with letters, digits and . _ -")
 	}
-	return name, nil
+	return nil
 }
 
 func orDefault(value, fallback string) string {
@@ -161,22 +159,29 @@ func (p *pullPlan) name() store.Name {
 	return store.Name{Name: p.wanted, ID: p.id(), Digest: p.image.Digest, Reference: p.image.Reference}
 }
 
-// ensureImage returns the planned image, and whether it had to be built. Whoever comes second waits for the first.
-func (e *Engine) ensureImage(ctx context.Context, plan *pullPlan) (store.Image, bool, error) {
+// ensureImage names the planned image, which it builds if it is not there. Whoever comes second waits for the first.
+func (e *Engine) ensureImage(ctx context.Context, plan *pullPlan) (Pulled, error) {
 	held, err := e.images.LockImage(ctx, plan.id())
 	if err != nil {
-		return store.Image{}, false, err
+		return Pulled{}, err
 	}
 	defer held.Release()
-	image, err := e.images.Get(plan.id())
-	if err == nil {
-		return image, false, nil
+	pulled := Pulled{Name: plan.wanted}
+	pulled.Image, err = e.images.Get(plan.id())
+	if rebuild(err) {
+		pulled.Fresh = true
+		pulled.Image, err = e.buildImage(ctx, plan)
 	}
-	if !errors.Is(err, fs.ErrNotExist) && fault.KindOf(err) != fault.Corrupt {
-		return store.Image{}, false, err
+	if err != nil {
+		return Pulled{}, noSpace(err)
 	}
-	image, err = e.buildImage(ctx, plan)
-	return image, err == nil, noSpace(err)
+	return pulled, e.images.Tag(ctx, plan.name())
+}
+
+// rebuild tells whether building the image anew mends what reading it said.
+func rebuild(err error) bool {
+	kind := fault.KindOf(err)
+	return errors.Is(err, fs.ErrNotExist) || err != nil && (kind == fault.Corrupt || kind == fault.Unsupported)
 }
 
 func (e *Engine) buildImage(ctx context.Context, plan *pullPlan) (image store.Image, err error) {
@@ -197,7 +202,7 @@ func (e *Engine) buildImage(ctx context.Context, plan *pullPlan) (image store.Im
 		return store.Image{}, err
 	}
 	image = e.describe(plan, built)
-	return image, e.images.Publish(stage, image)
+	return image, e.images.Publish(ctx, stage, image)
 }
 
 func (e *Engine) describe(plan *pullPlan, built imagepull.Built) store.Image {

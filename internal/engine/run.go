@@ -54,6 +54,10 @@ type RunOptions struct {
 
 // Run boots a VM from an image, runs one command in it, and removes the VM. It returns the command's exit code.
 func (e *Engine) Run(ctx context.Context, options RunOptions) (code int, err error) {
+	linux, err := e.readyToRun(options)
+	if err != nil {
+		return 0, err
+	}
 	image, err := e.imageToRun(ctx, options)
 	if err != nil {
 		return 0, err
@@ -62,11 +66,7 @@ func (e *Engine) Run(ctx context.Context, options RunOptions) (code int, err err
 	if err != nil {
 		return 0, err
 	}
-	linux, err := e.FindKernel(options.Kernel)
-	if err != nil {
-		return 0, err
-	}
-	dir, err := store.NewPrivate(ctx, e.home.Path("vms"), orDefault(options.Name, vmName(image)))
+	dir, err := store.NewPrivate(ctx, e.home.Path("vms"), orDefault(options.Name, vmName(options.Image)))
 	if err != nil {
 		return 0, vmNameTaken(err, options.Name)
 	}
@@ -77,6 +77,19 @@ func (e *Engine) Run(ctx context.Context, options RunOptions) (code int, err err
 	}
 	defer cleanup()
 	return e.runIn(ctx, machine, command, options)
+}
+
+// MinMemory is the least memory that a VM boots with, in bytes.
+const MinMemory = vm.MinMemoryMiB << 20
+
+// readyToRun checks what a run needs besides its image, before a pull that may take long, and returns the kernel.
+func (e *Engine) readyToRun(options RunOptions) (*kernel.Kernel, error) {
+	for _, program := range []string{"qemu-system-x86_64", "qemu-img"} {
+		if _, err := e.runner.Find(program); err != nil {
+			return nil, err
+		}
+	}
+	return e.FindKernel(options.Kernel)
 }
 
 // imageToRun finds the image, and pulls it if the options allow.
@@ -98,13 +111,13 @@ func (e *Engine) imageToRun(ctx context.Context, options RunOptions) (store.Imag
 }
 
 func bootable(image store.Image, query string) error {
+	if image.Platform != bootPlatform {
+		err := fmt.Errorf("running %q: the image is for %s", query, image.Platform)
+		return fault.New(fault.Platform, err, "pull the "+bootPlatform+" variant")
+	}
 	if image.Guest == "" {
 		err := fmt.Errorf("running %q: the image was pulled without the guest agent", query)
 		return fault.New(fault.Unsupported, err, "pull it again without --no-guest, under another --name")
-	}
-	if image.Platform != "linux/amd64" {
-		err := fmt.Errorf("running %q: the image is for %s", query, image.Platform)
-		return fault.New(fault.Platform, err, "pull the linux/amd64 variant")
 	}
 	return nil
 }
@@ -130,7 +143,7 @@ func runCommand(image store.Image, options RunOptions) (exec.Command, error) {
 	}
 	return exec.Command{
 		Argv: argv, Env: options.Env, Dir: options.WorkDir, User: options.User,
-		TTY: options.TTY, Stdin: options.Stdin != nil, WaitBoot: options.Timeout,
+		TTY: options.TTY, Stdin: options.Stdin != nil,
 	}, nil
 }
 
@@ -145,18 +158,23 @@ func orShell(argv []string) []string {
 	return []string{"/bin/sh", "-l"}
 }
 
-// vmName makes a name from the image's: "debian-3f2a91".
-func vmName(image store.Image) string {
-	base, _, _ := strings.Cut(path.Base(image.Reference), ":")
+// vmName makes a name from what the user called the image: "debian-3f2a91".
+func vmName(image string) string {
+	base, _, _ := strings.Cut(path.Base(image), ":")
 	clean := strings.Map(func(r rune) rune {
 		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
 			return r
 		}
 		return -1
 	}, strings.ToLower(base))
+	return orDefault(clean[:min(len(clean), 24)], "vm") + "-" + randomName()
+}
+
+// randomName returns six characters that nothing else has been named.
+func randomName() string {
 	random := make([]byte, 3)
 	_, _ = rand.Read(random) // never fails (crypto/rand)
-	return orDefault(clean[:min(len(clean), 24)], "vm") + "-" + hex.EncodeToString(random)
+	return hex.EncodeToString(random)
 }
 
 func vmNameTaken(err error, name string) error {
@@ -175,20 +193,17 @@ func (e *Engine) boot(ctx context.Context, dir *store.Stage, image store.Image, 
 		return nil, nil, err
 	}
 	remove := func() { _ = sockets.Close() }
-	initramfs := dir.Path("initramfs.cpio")
-	if err := writeInitramfs(linux, initramfs); err != nil {
+	spec := e.spec(dir, sockets, image, linux, options)
+	if err := writeInitramfs(linux, spec.Initramfs); err != nil {
 		remove()
 		return nil, nil, err
 	}
 	var machine *qemu.Machine
 	err = e.step("Boot", func() (detail string, err error) {
-		machine, err = qemu.Start(ctx, e.runner, vm.Spec{
-			Name: filepath.Base(dir.Dir), Dir: dir.Dir, RuntimeDir: sockets.Dir, Hostname: filepath.Base(dir.Dir),
-			Vmlinuz: linux.Vmlinuz(), Initramfs: initramfs, ModulesImage: linux.ModulesImage(),
-			RootImage: e.images.Disk(image.ID), Init: guest.InitPath(guest.Init(image.Init)),
-			CPUs: options.CPUs, MemoryMiB: int(options.Memory / mib), Network: options.Network,
-			BootTimeout: options.Timeout,
-		}, rand.Reader)
+		machine, err = qemu.Start(ctx, e.runner, spec, rand.Reader)
+		if err == nil && image.Init == string(guest.Systemd) {
+			waitBoot(ctx, machine, options.Timeout)
+		}
 		return "kernel " + linux.Version, e.keepLog(err)
 	})
 	if err != nil {
@@ -196,6 +211,28 @@ func (e *Engine) boot(ctx context.Context, dir *store.Stage, image store.Image, 
 		return nil, nil, err
 	}
 	return machine, func() { machine.Kill(); <-machine.Done(); remove() }, nil
+}
+
+func (e *Engine) spec(dir, sockets *store.Stage, image store.Image, linux *kernel.Kernel, options RunOptions) vm.Spec {
+	name := filepath.Base(dir.Dir)
+	return vm.Spec{
+		Name: name, Hostname: name, Dir: dir.Dir, RuntimeDir: sockets.Dir,
+		Vmlinuz: linux.Vmlinuz(), Initramfs: dir.Path("initramfs.cpio"), ModulesImage: linux.ModulesImage(),
+		RootImage: e.images.Disk(image.ID), Init: guest.InitPath(guest.Init(image.Init)),
+		CPUs: options.CPUs, MemoryMiB: int(options.Memory / mib), Network: options.Network,
+		BootTimeout: options.Timeout,
+	}
+}
+
+// waitBoot waits until systemd has started everything, for limit at most. The command then runs in any case: a unit that
+// never starts is the image's business, and the command may be there to look at it.
+func waitBoot(ctx context.Context, machine *qemu.Machine, limit time.Duration) {
+	stream, err := machine.Session().Open(ctx)
+	if err != nil {
+		return
+	}
+	defer func() { _ = stream.Close() }()
+	_ = exec.WaitBoot(ctx, stream, limit)
 }
 
 // step reports the beginning and the end of what run does, as the recipe's steps are.
@@ -220,8 +257,27 @@ func (e *Engine) runIn(ctx context.Context, machine *qemu.Machine, command exec.
 	}
 	code, err := exec.Run(ctx, stream, command, options.Stdin, options.Stdout, options.Stderr,
 		options.Resize, options.Signals)
+	if errors.Is(err, exec.ErrDisconnected) {
+		err = whyGone(machine, err)
+	}
 	if err != nil {
 		return code, fmt.Errorf("running %q in the VM: %w", strings.Join(command.Argv, " "), err)
 	}
 	return code, nil
+}
+
+// lastWords is how long a machine whose agent has gone may take to end.
+const lastWords = 2 * time.Second
+
+// whyGone adds to the error of a lost connection what the machine's end says: a panic of its kernel, or QEMU's words.
+func whyGone(machine *qemu.Machine, err error) error {
+	select {
+	case <-machine.Done():
+	case <-time.After(lastWords):
+		return err
+	}
+	if why := machine.Wait(); why != nil {
+		return fmt.Errorf("%w: %w", err, why)
+	}
+	return fmt.Errorf("%w: the machine powered off", err)
 }

@@ -21,7 +21,7 @@ const (
 	NoSpace     Kind = 8  // the disk asked for is too small, or the host's disk is full
 	Conflict    Kind = 9  // the name is taken by something else
 	NoTool      Kind = 10 // a host program is missing
-	Boot        Kind = 11 // the virtual machine did not come up
+	Boot        Kind = 11 // the virtual machine did not come up; `vm run` turns it into 125
 	Interrupted Kind = 130
 )
 

@@ -35,13 +35,20 @@ func (p *Puller) pullLayers(ctx context.Context, image *oci.Image) ([]*layer.Lay
 		if err := group.Wait(); err != nil {
 			return "", fmt.Errorf("pulling %q: %w", image.Reference, err)
 		}
-		return fmt.Sprintf("%d layers, %s", len(image.Blobs), arrived.total), nil
+		return fmt.Sprintf("%s, %s", plural(len(image.Blobs), "layer"), arrived.total), nil
 	})
 	if err != nil {
 		closeAll(layers)
 		return nil, err
 	}
 	return layers, nil
+}
+
+func plural(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
 }
 
 // totalSize returns the compressed bytes of all layers, as far as the source says.
@@ -62,7 +69,7 @@ func closeAll(layers []*layer.Layer) {
 }
 
 // flatten is the step Flatten: it merges the layers, the lowest first.
-func (p *Puller) flatten(_ context.Context, image *oci.Image, layers []*layer.Layer) (*rootfs.Tree, error) {
+func (p *Puller) flatten(image *oci.Image, layers []*layer.Layer) (*rootfs.Tree, error) {
 	var tree *rootfs.Tree
 	err := p.step("Flatten", func() (detail string, err error) {
 		tree, err = rootfs.Flatten(layers)

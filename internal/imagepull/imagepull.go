@@ -12,8 +12,8 @@
 // device node of the tree by one batch of debugfs. InjectGuestAgents writes the guest agent, the image's
 // configuration and, where systemd boots the image, the agent's unit, by another batch.
 //
-// What comes out boots with any kernel that has ext4: where the image has an init of its own, that stays process 1;
-// any other image, even an empty one, has the agent as its init.
+// What comes out boots with any kernel that has ext4: where the image has systemd as its init, that stays process 1; any
+// other image, even an empty one, has the agent as its init.
 package imagepull
 
 import (
@@ -77,7 +77,7 @@ func (p *Puller) Pull(ctx context.Context, r Request) (Built, error) {
 	}
 	defer closeAll(layers)
 
-	tree, err := p.flatten(ctx, r.Image, layers)
+	tree, err := p.flatten(r.Image, layers)
 	if err != nil {
 		return Built{}, err
 	}

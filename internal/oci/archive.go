@@ -45,8 +45,16 @@ type saved struct {
 
 const manifestName = "manifest.json"
 
-// openArchive returns the image of the archive that ref names, or the only one.
-func openArchive(ctx context.Context, file, ref string, opts Options) (image *Image, err error) {
+// resolveArchive returns the image that FILE[:REF] names, or the only one.
+func resolveArchive(ctx context.Context, fileAndRef string, opts Options) (image *Image, err error) {
+	file, ref, err := splitPath(fileAndRef)
+	if err != nil {
+		return nil, err
+	}
+	full, err := pathReference(archivePrefix, file, ref)
+	if err != nil {
+		return nil, err
+	}
 	a, err := readArchive(ctx, file, opts.TempDir)
 	if err != nil {
 		return nil, err
@@ -64,44 +72,22 @@ func openArchive(ctx context.Context, file, ref string, opts Options) (image *Im
 	if err != nil {
 		return nil, err
 	}
-	return a.image(chosen, archivePrefix+joinPath(file, ref), opts.Platform)
+	if image, err = a.image(chosen, opts.Platform); err != nil {
+		return nil, err
+	}
+	image.Reference, image.Name = full, archiveName(chosen, file, ref)
+	return image, nil
 }
 
-func joinPath(file, ref string) string {
-	if ref == "" {
-		return file
-	}
-	return file + ":" + ref
-}
-
-// archiveName returns the name that docker saved with the image.
-func archiveName(file, ref string) (string, error) {
-	if ref != "" && !strings.HasPrefix(ref, "@") {
-		named, err := parseNamed(ref)
-		if err != nil {
-			return "", err
-		}
-		return shortName(named), nil
-	}
-	a, err := readArchive(context.Background(), file, Options{}.withDefaults().TempDir)
-	if err != nil {
-		return "", fmt.Errorf("naming the image of %q: %w", file, err)
-	}
-	defer func() { _ = a.file.Close() }()
-	images, err := a.images()
-	if err != nil {
-		return "", fmt.Errorf("naming the image of %q: %w", file, err)
-	}
-	chosen, err := chooseSaved(images, file, ref)
-	if err != nil {
-		return "", fmt.Errorf("naming the image of %q: %w", file, err)
-	}
-	for _, tag := range chosen.RepoTags {
-		if named, err := parseNamed(tag); err == nil {
-			return shortName(named), nil
+// archiveName names an image of an archive: as the user does, or else by the first name that docker saved with it, or
+// else after the file.
+func archiveName(chosen saved, file, ref string) string {
+	for _, tag := range append([]string{ref}, chosen.RepoTags...) {
+		if named, err := parseNamed(tag); err == nil { // "" and "@N" are no names
+			return shortName(named)
 		}
 	}
-	return fileName(file) + ":latest", nil
+	return fileName(file) + ":latest"
 }
 
 // chooseSaved returns the image with the name ref, or with the number N for "@N", as skopeo has it.
@@ -189,7 +175,8 @@ func gunzip(ctx context.Context, file *os.File, tempDir string) (*os.File, error
 		return nil, fmt.Errorf("unpacking the archive: %w", err)
 	}
 	_ = os.Remove(unpacked.Name())
-	n, err := io.Copy(unpacked, source)
+	// A mebibyte of zeros is a kibibyte of gzip: the end of ctx has to be noticed on this side as well.
+	n, err := io.Copy(unpacked, contextReader{ctx, source})
 	if err == nil {
 		_, err = unpacked.Seek(0, io.SeekStart)
 	}
@@ -322,7 +309,7 @@ func (a *archive) readAll(name string) ([]byte, error) {
 	return raw, nil
 }
 
-func (a *archive) image(s saved, name string, want Platform) (*Image, error) {
+func (a *archive) image(s saved, want Platform) (*Image, error) {
 	config, err := a.readAll(s.Config)
 	if err != nil {
 		return nil, err
@@ -330,7 +317,7 @@ func (a *archive) image(s saved, name string, want Platform) (*Image, error) {
 	if err := checkConfigName(s.Config, config); err != nil {
 		return nil, err
 	}
-	image := &Image{Reference: name, Digest: digest.FromBytes(config).String(), RawConfig: config, close: a.file.Close}
+	image := &Image{Digest: digest.FromBytes(config).String(), RawConfig: config, close: a.file.Close}
 	if err := image.readConfig(want); err != nil {
 		return nil, err
 	}

@@ -4,13 +4,17 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -189,6 +193,65 @@ func TestArchiveFailures(t *testing.T) {
 	checkFault(t, err, fault.NotFound, "/missing.tar")
 	_, err = Resolve(t.Context(), archivePrefix+t.TempDir(), options(t, "linux/amd64"))
 	checkFault(t, err, fault.Unsupported, "oci:DIR")
+}
+
+// impatient is a context that is cancelled once it has been asked a number of times.
+type impatient struct {
+	context.Context
+	left atomic.Int32
+}
+
+func (c *impatient) Err() error {
+	if c.left.Add(-1) < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+// TestCancelUnpacking cancels in the middle of a member of which the compressed bytes are read at once.
+func TestCancelUnpacking(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "zeros.tar.gz")
+	writeFile(t, path, gzipped(t, tarOf(t, map[string]string{"zeros": string(make([]byte, 32<<20))})))
+	ctx := &impatient{Context: t.Context()}
+	ctx.left.Store(100)
+	unpacked, err := readArchive(ctx, path, t.TempDir())
+	if err == nil {
+		_ = unpacked.file.Close()
+	}
+	if !errors.Is(err, context.Canceled) || fault.KindOf(err) != fault.Failure {
+		t.Fatalf("unpacking until the context ends: got %v, want that it is cancelled", err)
+	}
+	var n int64
+	_, after, _ := strings.Cut(err.Error(), "after ")
+	if _, scanErr := fmt.Sscanf(after, "%d bytes", &n); scanErr != nil || n == 0 || n > 16<<20 {
+		t.Errorf("error %q: want it to have unpacked some bytes, but far from 32 MiB", err)
+	}
+}
+
+func TestUnpackingPlace(t *testing.T) {
+	members := make(map[string]string)
+	path := writeArchive(t, members, savedImage(t, members, nil, "x"))
+	plain, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	packed := path + ".gz"
+	writeFile(t, packed, gzipped(t, plain))
+	opts := options(t, "linux/amd64")
+	opts.TempDir = filepath.Join(t.TempDir(), "missing")
+	if _, err := Resolve(t.Context(), archivePrefix+packed, opts); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), opts.TempDir) {
+		t.Errorf("Resolve of a compressed archive: got %v, want that there is no %s to unpack it in", err, opts.TempDir)
+	}
+	image, err := Resolve(t.Context(), archivePrefix+path, opts)
+	if err != nil {
+		t.Fatalf("Resolve of a plain archive, which needs no space: %v", err)
+	}
+	_ = image.Close()
+	t.Setenv("TMPDIR", opts.TempDir)
+	opts.TempDir = ""
+	if _, err := Resolve(t.Context(), archivePrefix+packed, opts); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Resolve without a TempDir: got %v, want that there is no $TMPDIR", err)
+	}
 }
 
 // TestAlpine compares docker's own archive with the layout that skopeo makes of it.

@@ -54,11 +54,8 @@ func (c *content) tag(name string, d ocispec.Descriptor) { c.manifests[name] = c
 // image adds an image with one layer per text, and returns its manifest's descriptor with the platform.
 func (c *content) image(platform string, layers ...string) ocispec.Descriptor {
 	c.t.Helper()
-	p, err := ParsePlatform(platform)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	spec := ocispec.Platform{OS: p.OS, Architecture: p.Architecture, Variant: p.Variant}
+	parts := append(strings.Split(platform, "/"), "")
+	spec := ocispec.Platform{OS: parts[0], Architecture: parts[1], Variant: parts[2]}
 	config := ocispec.Image{Platform: spec, RootFS: ocispec.RootFS{Type: "layers"}}
 	manifest := ocispec.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Layers: []ocispec.Descriptor{},
@@ -107,17 +104,22 @@ func serve(t *testing.T, h http.Handler) string {
 	return strings.TrimPrefix(server.URL, "http://")
 }
 
-// layout writes the blobs as a layout whose index has these entries.
+// layout writes the blobs as a layout in a new directory, whose index has these entries.
 func (c *content) layout(entries ...ocispec.Descriptor) string {
 	c.t.Helper()
 	dir := c.t.TempDir()
+	c.writeLayout(dir, entries...)
+	return dir
+}
+
+func (c *content) writeLayout(dir string, entries ...ocispec.Descriptor) {
+	c.t.Helper()
 	for d, data := range c.blobs {
 		writeFile(c.t, filepath.Join(dir, "blobs", d.Algorithm().String(), d.Encoded()), data)
 	}
 	writeFile(c.t, filepath.Join(dir, "oci-layout"), []byte(`{"imageLayoutVersion":"1.0.0"}`))
 	index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, Manifests: entries}
 	writeFile(c.t, filepath.Join(dir, "index.json"), c.marshal(index))
-	return dir
 }
 
 func named(d ocispec.Descriptor, tag string) ocispec.Descriptor {

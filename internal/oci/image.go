@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -29,7 +30,8 @@ type Blob struct {
 
 // Image is an image for one platform. Close releases its source; its blobs cannot be opened afterwards.
 type Image struct {
-	Reference string // in full: "docker.io/library/debian:bookworm", "oci:DIR:TAG"
+	Reference string // in full, paths too: "docker.io/library/debian:bookworm", "oci:/DIR:TAG"
+	Name      string // what it is called when its user gives no name: "debian:bookworm"
 	Digest    string // of the platform's manifest; of the configuration in an archive, which has no manifest
 	Platform  Platform
 	RawConfig []byte        // the configuration, byte for byte
@@ -51,7 +53,7 @@ type Options struct {
 	Platform  Platform          // the zero value is linux/amd64
 	Keychain  authn.Keychain    // nil has the credentials of docker and podman
 	Transport http.RoundTripper // nil connects as the environment's proxy variables say
-	TempDir   string            // for unpacking a compressed archive; "" is /var/tmp
+	TempDir   string            // for unpacking a compressed archive, until Close; "" is os.TempDir()
 }
 
 func (o Options) withDefaults() Options {
@@ -63,7 +65,7 @@ func (o Options) withDefaults() Options {
 		o.Keychain = authn.DefaultKeychain
 	}
 	if o.TempDir == "" {
-		o.TempDir = "/var/tmp" // as file-hierarchy(7) has it: /tmp may be memory
+		o.TempDir = os.TempDir()
 	}
 	return o
 }
@@ -80,7 +82,8 @@ type source interface {
 }
 
 // Resolve finds the image that a reference names: a name in a registry (also with docker:// before it),
-// oci:DIR[:TAG], or docker-archive:FILE[:REF]. It reads manifests and the configuration, and no layer.
+// oci:DIR[:TAG], or docker-archive:FILE[:REF]. It reads manifests and the configuration, and no layer; but a compressed
+// archive is unpacked as a whole, once, which ends when ctx does.
 //
 // The errors' kinds: Usage for a reference that is none or that does not say which of several images, NotFound,
 // Unreachable for a registry that does not answer or refuses, Platform, Corrupt, and Unsupported for what is no
@@ -98,23 +101,38 @@ func Resolve(ctx context.Context, ref string, opts Options) (*Image, error) {
 
 func resolve(ctx context.Context, ref string, opts Options) (*Image, error) {
 	if rest, ok := strings.CutPrefix(ref, layoutPrefix); ok {
-		dir, tag, err := splitPath(rest)
-		if err != nil {
-			return nil, err
-		}
-		l, err := openLayout(dir, tag)
-		if err != nil {
-			return nil, err
-		}
-		return resolveFrom(ctx, l, ref, opts.Platform)
+		return resolveLayout(ctx, rest, opts)
 	}
 	if rest, ok := strings.CutPrefix(ref, archivePrefix); ok {
-		path, name, err := splitPath(rest)
-		if err != nil {
-			return nil, err
-		}
-		return openArchive(ctx, path, name, opts)
+		return resolveArchive(ctx, rest, opts)
 	}
+	return resolveNamed(ctx, ref, opts)
+}
+
+// resolveLayout returns the image that DIR[:TAG] names.
+func resolveLayout(ctx context.Context, dirAndTag string, opts Options) (*Image, error) {
+	dir, tag, err := splitPath(dirAndTag)
+	if err != nil {
+		return nil, err
+	}
+	full, err := pathReference(layoutPrefix, dir, tag)
+	if err != nil {
+		return nil, err
+	}
+	l, err := openLayout(dir, tag)
+	if err != nil {
+		return nil, err
+	}
+	image, err := resolveFrom(ctx, l, opts.Platform)
+	if err != nil {
+		return nil, err
+	}
+	image.Reference, image.Name = full, layoutName(dir, l.tag)
+	return image, nil
+}
+
+// resolveNamed returns an image of a registry.
+func resolveNamed(ctx context.Context, ref string, opts Options) (*Image, error) {
 	named, err := parseNamed(ref)
 	if err != nil {
 		return nil, err
@@ -123,11 +141,16 @@ func resolve(ctx context.Context, ref string, opts Options) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	return resolveFrom(ctx, r, named.String(), opts.Platform)
+	image, err := resolveFrom(ctx, r, opts.Platform)
+	if err != nil {
+		return nil, err
+	}
+	image.Reference, image.Name = named.String(), shortName(named)
+	return image, nil
 }
 
-// resolveFrom reads the image from its source, which it closes on failure.
-func resolveFrom(ctx context.Context, s source, name string, want Platform) (image *Image, err error) {
+// resolveFrom reads the image from its source, which it closes on failure. The caller gives it its names.
+func resolveFrom(ctx context.Context, s source, want Platform) (image *Image, err error) {
 	defer func() {
 		if err != nil {
 			_ = s.Close()
@@ -145,7 +168,7 @@ func resolveFrom(ctx context.Context, s source, name string, want Platform) (ima
 	if err != nil {
 		return nil, fmt.Errorf("reading the configuration: %w", err)
 	}
-	image = &Image{Reference: name, Digest: manifest.digest.String(), RawConfig: config, close: s.Close}
+	image = &Image{Digest: manifest.digest.String(), RawConfig: config, close: s.Close}
 	if err := image.readConfig(want); err != nil {
 		return nil, err
 	}

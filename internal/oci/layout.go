@@ -100,6 +100,7 @@ func (l *layout) choose(entries []ocispec.Descriptor) (*ocispec.Descriptor, erro
 	case len(entries) == 0:
 		return nil, fault.New(fault.NotFound, errors.New("reading the layout: it has no images"), "")
 	case len(entries) == 1:
+		l.tag = entries[0].Annotations[ocispec.AnnotationRefName] // which names the image
 		return &entries[0], nil
 	case len(tags) > 0:
 		err := fmt.Errorf("choosing the image: the layout has several: %s", list(tags, ""))

@@ -19,7 +19,7 @@ type Platform struct {
 }
 
 // ParsePlatform reads os/arch or os/arch/variant. The kernel's names of architectures are translated. An error is a
-// fault.Usage.
+// fault.Usage, or a fault.Platform for an os other than linux, which banger has no kernel for.
 func ParsePlatform(s string) (Platform, error) {
 	parts := strings.Split(strings.ToLower(s), "/")
 	if len(parts) < 2 || len(parts) > 3 || slices.Contains(parts, "") {
@@ -27,6 +27,10 @@ func ParsePlatform(s string) (Platform, error) {
 		return Platform{}, fault.New(fault.Usage, err, "write it as in linux/amd64")
 	}
 	p := Platform{OS: parts[0], Architecture: parts[1]}
+	if p.OS != "linux" {
+		err := fmt.Errorf("reading the platform %q: banger only runs images for linux, not for %s", s, p.OS)
+		return Platform{}, fault.New(fault.Platform, err, "write it as in linux/amd64")
+	}
 	if len(parts) == 3 {
 		p.Variant = parts[2]
 	}

@@ -17,48 +17,38 @@ const (
 	archivePrefix  = "docker-archive:"
 )
 
-// Normalize completes a name by docker's rules: "debian" becomes "docker.io/library/debian:latest". A name with a
+// parseNamed completes a name by docker's rules: "debian" becomes "docker.io/library/debian:latest". A name with a
 // digest gets no tag. An error is a fault.Usage.
-func Normalize(name string) (string, error) {
-	named, err := parseNamed(name)
-	if err != nil {
-		return "", err
-	}
-	return named.String(), nil
-}
-
 func parseNamed(name string) (reference.Named, error) {
 	named, err := reference.ParseNormalizedNamed(strings.TrimPrefix(name, registryPrefix))
 	if err != nil {
 		err = fmt.Errorf("reading the reference %q: %w", name, err)
-		return nil, fault.New(fault.Usage, err, "write it as in debian:bookworm or ghcr.io/owner/image:tag")
+		return nil, fault.New(fault.Usage, err, referenceHint(name))
 	}
 	return reference.TagNameOnly(named), nil
 }
 
-// DefaultName returns the name that an image gets when its user gives none: docker's short form, with the tag
-// ("debian:bookworm", "localhost:5000/debian:bookworm"), or with the digest if there is no tag. An archive is opened,
-// and gives the name that docker saved with the image; without one, the file's or directory's own name serves.
-func DefaultName(ref string) (string, error) {
-	if rest, ok := strings.CutPrefix(ref, layoutPrefix); ok {
-		dir, tag, err := splitPath(rest)
-		if err != nil {
-			return "", err
+func referenceHint(name string) string {
+	for _, transport := range []string{"oci-archive:", "dir:", "docker-daemon:", "containers-storage:", "tar:"} {
+		if strings.HasPrefix(name, transport) {
+			return "banger does not read " + transport + " yet; copy it with skopeo to oci:DIR:TAG or docker-archive:FILE"
 		}
-		return layoutName(dir, tag), nil
 	}
-	if rest, ok := strings.CutPrefix(ref, archivePrefix); ok {
-		file, name, err := splitPath(rest)
-		if err != nil {
-			return "", err
-		}
-		return archiveName(file, name)
+	return "write it as in debian:bookworm or ghcr.io/owner/image:tag"
+}
+
+// FamiliarName returns docker's short form of a reference to a registry, with the tag ("debian:bookworm",
+// "localhost:5000/debian:bookworm"), or with the digest if there is no tag. false says that ref names a layout or an
+// archive, or nothing at all.
+func FamiliarName(ref string) (string, bool) {
+	if strings.HasPrefix(ref, layoutPrefix) || strings.HasPrefix(ref, archivePrefix) {
+		return "", false
 	}
 	named, err := parseNamed(ref)
 	if err != nil {
-		return "", err
+		return "", false
 	}
-	return shortName(named), nil
+	return shortName(named), true
 }
 
 // shortName returns docker's familiar form. A tag beats a digest: it is what people call the image.
@@ -77,6 +67,18 @@ func splitPath(s string) (path, ref string, err error) {
 		return "", "", fault.New(fault.Usage, err, "write oci:DIR:TAG or docker-archive:FILE")
 	}
 	return path, ref, nil
+}
+
+// pathReference returns PREFIX:PATH[:REFERENCE] with an absolute path, so that it means the same in every directory.
+func pathReference(prefix, path, ref string) (string, error) {
+	absolute, err := filepath.Abs(path)
+	if err != nil {
+		return "", fmt.Errorf("making the path %q absolute: %w", path, err)
+	}
+	if ref == "" {
+		return prefix + absolute, nil
+	}
+	return prefix + absolute + ":" + ref, nil
 }
 
 // layoutName names an image of a layout. Layouts may be tagged with whole references.

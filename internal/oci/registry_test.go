@@ -124,7 +124,7 @@ func TestDownloadThatStalls(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.patience = 50 * time.Millisecond
-	image, err := resolveFrom(t.Context(), r, named.String(), Platform{OS: "linux", Architecture: "amd64"})
+	image, err := resolveFrom(t.Context(), r, Platform{OS: "linux", Architecture: "amd64"})
 	if err != nil {
 		t.Fatal(err)
 	}

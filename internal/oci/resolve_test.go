@@ -106,6 +106,9 @@ func TestResolveFromRegistryAndLayout(t *testing.T) {
 			if got := image.Platform.String(); got != "linux/amd64" {
 				t.Errorf("platform: got %s, want linux/amd64", got)
 			}
+			if want, ok := FamiliarName(ref); ok && image.Name != want {
+				t.Errorf("name: got %q, want %q", image.Name, want)
+			}
 			if want := strings.TrimPrefix(ref, "docker://"); image.Reference != want {
 				t.Errorf("reference: got %q, want %q", image.Reference, want)
 			}
@@ -158,7 +161,6 @@ func TestChoosePlatform(t *testing.T) {
 		{"all", "linux/riscv64", "silent"},
 		{"all", "linux/s390x", "nested"},
 		{"only-v3", "linux/amd64", "v3"},
-		{"single", "windows/amd64", "w"},
 	}
 	for _, test := range tests {
 		got := texts(t, resolveOK(t, host+"/r:"+test.tag, test.platform))

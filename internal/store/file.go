@@ -13,7 +13,7 @@ func writeJSON(path string, value any) error {
 	if err != nil {
 		return fmt.Errorf("encoding %q: %w", path, err)
 	}
-	file, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+	file, err := os.CreateTemp(filepath.Dir(path), newPrefix+"*")
 	if err != nil {
 		return fmt.Errorf("writing %q: %w", path, err)
 	}

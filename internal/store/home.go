@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/banger-vm/banger/internal/fault"
 	"github.com/banger-vm/banger/internal/lock"
 )
 
@@ -25,7 +26,8 @@ func OpenHome(dir string) (*Home, error) {
 		return nil, fmt.Errorf("opening banger's home %q: %w", dir, err)
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("making banger's home: %w", err)
+		err = fmt.Errorf("making banger's home: %w", err)
+		return nil, fault.New(fault.Failure, err, "set BANGER_HOME to a directory of your own")
 	}
 	return &Home{dir: dir}, nil
 }
@@ -49,6 +51,12 @@ type Stage struct {
 	lock *lock.Lock
 }
 
+// guard is held while directories below parent are made and removed: under it, each of them is locked by a living
+// process, or is a dead one's.
+func guard(ctx context.Context, parent string) (*lock.Lock, error) {
+	return lock.Acquire(ctx, filepath.Join(parent, lockName))
+}
+
 // NewStage makes an empty directory below tmp/, and removes those whose process has died.
 func (h *Home) NewStage(ctx context.Context) (*Stage, error) {
 	return NewPrivate(ctx, h.Path("tmp"), "")
@@ -57,12 +65,11 @@ func (h *Home) NewStage(ctx context.Context) (*Stage, error) {
 // NewPrivate makes the directory parent/name, locked for as long as this process lives; an empty name gets a random
 // one. It first removes the directories below parent whose process has died. An existing name is fs.ErrExist.
 func NewPrivate(ctx context.Context, parent, name string) (*Stage, error) {
-	// Under this lock no directory exists that is not locked yet.
-	guard, err := lock.Acquire(ctx, filepath.Join(parent, lockName))
+	guarded, err := guard(ctx, parent)
 	if err != nil {
 		return nil, err
 	}
-	defer guard.Release()
+	defer guarded.Release()
 	if err := sweep(parent); err != nil {
 		return nil, err
 	}
@@ -117,6 +124,12 @@ func (s *Stage) Path(elem ...string) string {
 // Close removes the directory and all in it.
 func (s *Stage) Close() error {
 	defer s.lock.Release()
+	// Not to be cancelled: what was begun is to be cleaned up.
+	guarded, err := guard(context.Background(), filepath.Dir(s.Dir))
+	if err != nil {
+		return err
+	}
+	defer guarded.Release()
 	if err := os.RemoveAll(s.Dir); err != nil {
 		return fmt.Errorf("removing %q: %w", s.Dir, err)
 	}

@@ -66,11 +66,15 @@ func (s *Images) Disk(id string) string { return s.path(id, diskName) }
 // StagedDisk is where Publish expects the disk inside a stage.
 func StagedDisk(stage *Stage) string { return stage.Path("image", diskName) }
 
-// Get returns the image with exactly this id, or an error that wraps fs.ErrNotExist.
+// Get returns the image with exactly this id. One that does not exist wraps fs.ErrNotExist; one that cannot be used is
+// fault.Corrupt or, if another version of banger made it, fault.Unsupported.
 func (s *Images) Get(id string) (Image, error) {
+	if _, err := os.Stat(s.path(id)); err != nil {
+		return Image{}, fmt.Errorf("reading image %s: %w", short(id), err)
+	}
 	var image Image
 	if err := readJSON(s.path(id, metaName), &image); err != nil {
-		return Image{}, err
+		return Image{}, damaged(id, err.Error())
 	}
 	if image.Schema != Schema {
 		err := fmt.Errorf("reading image %s: schema %d is not known to this version of banger", short(id), image.Schema)
@@ -78,17 +82,21 @@ func (s *Images) Get(id string) (Image, error) {
 	}
 	info, err := os.Stat(s.Disk(id))
 	if err != nil {
-		return Image{}, fmt.Errorf("reading image %s: %w", short(id), err)
+		return Image{}, damaged(id, err.Error())
 	}
 	if info.Size() != image.Size {
-		err := fmt.Errorf("reading image %s: its disk has %d bytes instead of %d", short(id), info.Size(), image.Size)
-		return Image{}, fault.New(fault.Corrupt, err, "remove it with `banger image rm "+short(id)+"` and pull it again")
+		return Image{}, damaged(id, fmt.Sprintf("its disk has %d bytes instead of %d", info.Size(), image.Size))
 	}
 	return image, nil
 }
 
+func damaged(id, why string) error {
+	err := fmt.Errorf("reading image %s: %s", short(id), why)
+	return fault.New(fault.Corrupt, err, "pull the image again, or remove it with `banger image rm "+short(id)+"`")
+}
+
 // Publish makes the staged disk an image. The caller holds the image's lock. The disk is at StagedDisk.
-func (s *Images) Publish(stage *Stage, image Image) error {
+func (s *Images) Publish(ctx context.Context, stage *Stage, image Image) error {
 	image.Schema = Schema
 	dir := stage.Path("image")
 	if err := writeJSON(filepath.Join(dir, metaName), image); err != nil {
@@ -101,7 +109,7 @@ func (s *Images) Publish(stage *Stage, image Image) error {
 		return fmt.Errorf("making the image store: %w", err)
 	}
 	// An unreadable image of the same id, if there is one, gives way.
-	if err := s.discard(image.ID); err != nil {
+	if err := s.discard(ctx, image.ID); err != nil {
 		return err
 	}
 	if err := os.Rename(dir, s.path(image.ID)); err != nil {
@@ -111,8 +119,8 @@ func (s *Images) Publish(stage *Stage, image Image) error {
 }
 
 // discard moves an image out of the store in one step and then removes it.
-func (s *Images) discard(id string) error {
-	grave, err := s.home.NewStage(context.Background())
+func (s *Images) discard(ctx context.Context, id string) error {
+	grave, err := s.home.NewStage(ctx)
 	if err != nil {
 		return err
 	}
@@ -127,17 +135,14 @@ func (s *Images) discard(id string) error {
 // List returns all images, the newest first. An image that cannot be read is left out and reported in the error, beside
 // the images that can.
 func (s *Images) List() ([]Image, error) {
-	entries, err := os.ReadDir(s.path())
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("listing images: %w", err)
+	ids, err := s.ids()
+	if err != nil {
+		return nil, err
 	}
 	var images []Image
 	var broken []error
-	for _, entry := range entries {
-		if entry.Name() == namesDir {
-			continue
-		}
-		image, err := s.Get(entry.Name())
+	for _, id := range ids {
+		image, err := s.Get(id)
 		if err != nil {
 			broken = append(broken, err)
 			continue
@@ -148,25 +153,45 @@ func (s *Images) List() ([]Image, error) {
 	return images, errors.Join(broken...)
 }
 
-// Remove removes an image and all its names.
+// ids returns the ids of all images, readable or not.
+func (s *Images) ids() ([]string, error) {
+	entries, err := os.ReadDir(s.path())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("listing images: %w", err)
+	}
+	var ids []string
+	for _, entry := range entries {
+		if entry.Name() != namesDir {
+			ids = append(ids, entry.Name())
+		}
+	}
+	return ids, nil
+}
+
+// Remove removes an image, readable or not, and all its names.
 func (s *Images) Remove(ctx context.Context, id string) error {
 	held, err := s.LockImage(ctx, id)
 	if err != nil {
 		return err
 	}
 	defer held.Release()
+	named, err := s.home.Lock(ctx, namesLock)
+	if err != nil {
+		return err
+	}
+	defer named.Release()
 	names, err := s.Names()
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
 		if name.ID == id {
-			if err := s.Untag(name.Name); err != nil {
+			if err := s.untag(name.Name); err != nil {
 				return err
 			}
 		}
 	}
-	return s.discard(id)
+	return s.discard(ctx, id)
 }
 
 // short is the form of an id that people read.

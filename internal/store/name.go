@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net/url"
 	"os"
+	"path/filepath"
 	"sort"
 	"strings"
 
@@ -16,7 +17,9 @@ import (
 
 const (
 	namesDir   = "names"
+	namesLock  = "names"
 	nameSuffix = ".json"
+	newPrefix  = ".new-" // of a name that is being written
 	// minPrefix is the shortest part of an id that stands for it.
 	minPrefix = 4
 )
@@ -47,7 +50,7 @@ func (s *Images) Names() ([]Name, error) {
 	}
 	var names []Name
 	for _, entry := range entries {
-		if strings.HasPrefix(entry.Name(), ".") {
+		if strings.HasPrefix(entry.Name(), newPrefix) {
 			continue
 		}
 		var name Name
@@ -78,13 +81,14 @@ func (s *Images) CheckName(name Name) error {
 	return fault.New(fault.Conflict, err, "choose another with --name, or free it with `banger image rm "+name.Name+"`")
 }
 
-// Tag gives an image a name. The errors are those of CheckName.
+// Tag gives an image, whose lock the caller holds, a name. The errors are those of CheckName.
 func (s *Images) Tag(ctx context.Context, name Name) error {
-	held, err := s.home.Lock(ctx, "names")
+	held, err := s.home.Lock(ctx, namesLock)
 	if err != nil {
 		return err
 	}
 	defer held.Release()
+	s.removeUnfinished()
 	if err := s.CheckName(name); err != nil {
 		return err
 	}
@@ -95,8 +99,25 @@ func (s *Images) Tag(ctx context.Context, name Name) error {
 	return writeJSON(s.namePath(name.Name), name)
 }
 
+// removeUnfinished removes what a process that was killed here has left. The caller holds the lock of the names.
+func (s *Images) removeUnfinished() {
+	left, _ := filepath.Glob(s.path(namesDir, newPrefix+"*"))
+	for _, path := range left {
+		_ = os.Remove(path)
+	}
+}
+
 // Untag takes a name away. A name that does not exist is no error.
-func (s *Images) Untag(name string) error {
+func (s *Images) Untag(ctx context.Context, name string) error {
+	held, err := s.home.Lock(ctx, namesLock)
+	if err != nil {
+		return err
+	}
+	defer held.Release()
+	return s.untag(name)
+}
+
+func (s *Images) untag(name string) error {
 	err := os.Remove(s.namePath(name))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("removing the name %q: %w", name, err)
@@ -104,64 +125,77 @@ func (s *Images) Untag(name string) error {
 	return nil
 }
 
-// Find returns the image that a user means by query. It is, in this order: a name; the full form of a name, which the
-// caller gives as canonical ("" for none); the end of exactly one name, after a "/"; an id, or the beginning of one.
-func (s *Images) Find(query, canonical string) (Image, error) {
+// Match is what a query found: an image, which need not be readable, and the name that led to it ("" for an id).
+type Match struct {
+	ID   string
+	Name string
+}
+
+// Find returns what a user means by query. It is, in this order: a name; the full form of a name, which the caller
+// gives as canonical ("" for none); the end of exactly one name, after a "/"; an id, the beginning of one, or a digest.
+func (s *Images) Find(query, canonical string) (Match, error) {
 	names, err := s.Names()
 	if err != nil {
-		return Image{}, err
+		return Match{}, err
 	}
 	for _, match := range []func(string) bool{
 		func(name string) bool { return name == query },
 		func(name string) bool { return canonical != "" && name == canonical },
 		func(name string) bool { return strings.HasSuffix(name, "/"+query) },
 	} {
-		id, err := unique(query, names, match)
-		if err != nil {
-			return Image{}, err
-		}
-		if id != "" {
-			return s.Get(id)
+		found, err := unique(query, names, match)
+		if err != nil || found.ID != "" {
+			return found, err
 		}
 	}
 	return s.findByID(query)
 }
 
-// unique returns the id that all matching names agree on, or "" if none matches.
-func unique(query string, names []Name, match func(string) bool) (string, error) {
-	ids := map[string]bool{}
-	var found []string
+// unique returns the image that all matching names agree on, with the first of the names.
+func unique(query string, names []Name, match func(string) bool) (Match, error) {
+	var found Match
+	var all []string
+	ambiguous := false
 	for _, name := range names {
-		if match(name.Name) {
-			ids[name.ID] = true
-			found = append(found, name.Name)
+		if !match(name.Name) {
+			continue
+		}
+		all = append(all, name.Name)
+		ambiguous = ambiguous || found.ID != "" && found.ID != name.ID
+		if found.ID == "" {
+			found = Match{ID: name.ID, Name: name.Name}
 		}
 	}
-	if len(ids) > 1 {
-		err := fmt.Errorf("finding image %q: it may be any of %s", query, strings.Join(found, ", "))
-		return "", fault.New(fault.NotFound, err, "give the full name")
+	if ambiguous {
+		err := fmt.Errorf("finding image %q: it may be any of %s", query, strings.Join(all, ", "))
+		return Match{}, fault.New(fault.Usage, err, "give the full name")
 	}
-	for id := range ids {
-		return id, nil
-	}
-	return "", nil
+	return found, nil
 }
 
-func (s *Images) findByID(query string) (Image, error) {
-	images, err := s.List()
-	var found []Image
-	for _, image := range images {
-		if len(query) >= minPrefix && strings.HasPrefix(image.ID, query) || image.Digest == query {
-			found = append(found, image)
+func (s *Images) findByID(query string) (Match, error) {
+	ids, err := s.ids()
+	if err != nil {
+		return Match{}, err
+	}
+	var found []string
+	for _, id := range ids {
+		if len(query) >= minPrefix && strings.HasPrefix(id, query) || s.hasDigest(id, query) {
+			found = append(found, id)
 		}
 	}
-	switch {
-	case len(found) == 1:
-		return found[0], nil
-	case len(found) > 1:
-		err = fmt.Errorf("finding image %q: %d images match", query, len(found))
-		return Image{}, fault.New(fault.NotFound, err, "`banger image ls` lists them")
+	switch len(found) {
+	case 1:
+		return Match{ID: found[0]}, nil
+	case 0:
+		err := fmt.Errorf("finding image %q: there is none of that name here", query)
+		return Match{}, fault.New(fault.NotFound, err, "`banger image ls` lists the images, `banger image pull` adds one")
 	}
-	err = errors.Join(fmt.Errorf("finding image %q: there is none of that name here", query), err)
-	return Image{}, fault.New(fault.NotFound, err, "`banger image ls` lists the images, `banger image pull` adds one")
+	err = fmt.Errorf("finding image %q: %d images match", query, len(found))
+	return Match{}, fault.New(fault.Usage, err, "give more of the id; `banger image ls` lists them")
+}
+
+func (s *Images) hasDigest(id, digest string) bool {
+	image, err := s.Get(id)
+	return err == nil && image.Digest == digest
 }

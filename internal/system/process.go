@@ -11,7 +11,8 @@ import (
 type Process struct {
 	pid  int
 	done chan struct{}
-	err  error
+	err  error        // of os/exec, once done is closed
+	fail func() error // gives err the form that callers see
 }
 
 // Start starts c and returns while it runs. What it prints goes to stdout and stderr. The program is terminated, then
@@ -23,6 +24,7 @@ func (r *CommandRunner) Start(ctx context.Context, c Command, stdout, stderr io.
 	}
 	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	p := &Process{done: make(chan struct{})}
+	p.fail = func() error { return failure(ctx, c, Result{}, p.err) }
 	started := make(chan error)
 	go func() {
 		// The kernel sends Pdeathsig when the thread that forked ends, so the thread has to wait as well (prctl(2)).
@@ -34,7 +36,7 @@ func (r *CommandRunner) Start(ctx context.Context, c Command, stdout, stderr io.
 		}
 		started <- err
 		if err == nil {
-			p.err = failure(ctx, c, Result{}, cmd.Wait())
+			p.err = cmd.Wait()
 			close(p.done)
 		}
 	}()
@@ -53,7 +55,7 @@ func (p *Process) Done() <-chan struct{} { return p.done }
 // Wait waits for the end of the process and returns its error, as Run does.
 func (p *Process) Wait() error {
 	<-p.done
-	return p.err
+	return p.fail()
 }
 
 // Kill ends the process at once. Killing one that has ended does nothing.

@@ -107,17 +107,17 @@ func (r *CommandRunner) Find(name string) (string, error) {
 	return "", fault.New(fault.NoTool, err, "install it: sudo apt-get install "+packageOf(name))
 }
 
-// Run runs c to its end and returns what it printed. When ctx ends, the program is terminated, then killed. A program
-// that exits with another code than 0 gives an *ExitError beside the Result.
+// Run runs c to its end and returns what it printed. When ctx ends, the program is terminated, then killed; it also dies
+// when banger does. A program that exits with another code than 0 gives an *ExitError beside the Result.
 func (r *CommandRunner) Run(ctx context.Context, c Command) (Result, error) {
 	var stdout, stderr bytes.Buffer
-	cmd, err := r.command(ctx, c, &stdout, &stderr)
+	p, err := r.Start(ctx, c, &stdout, &stderr)
 	if err != nil {
 		return Result{}, err
 	}
-	err = cmd.Run()
+	<-p.done
 	result := Result{Stdout: stdout.Bytes(), Stderr: stderr.Bytes()}
-	return result, failure(ctx, c, result, err)
+	return result, failure(ctx, c, result, p.err)
 }
 
 func (r *CommandRunner) command(ctx context.Context, c Command, stdout, stderr io.Writer) (*exec.Cmd, error) {

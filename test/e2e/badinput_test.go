@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -234,5 +235,77 @@ func TestHostileLayers(t *testing.T) {
 	}
 	if data, err := os.ReadFile(precious); err != nil || string(data) != "mine" || len(entries) != 1 {
 		t.Errorf("the layer reached the host: %v has %d entries, precious is %q (%v)", outside, len(entries), data, err)
+	}
+}
+
+// TestLayersAreFreed: removing the last image of a layer frees the layer.
+func TestLayersAreFreed(t *testing.T) {
+	u := newUser(t)
+	base, top := tarOf(t, map[string][]byte{"base": []byte("b")}), tarOf(t, map[string][]byte{"top": []byte("t")})
+	one, two := newLayout(t, u, "one"), newLayout(t, u, "two")
+	one.tag(one.image("amd64", nil, nil, base))
+	two.tag(two.image("amd64", nil, nil, base, top))
+	u.must("image", "pull", "oci:"+one.dir, "--name", "one")
+	u.must("image", "pull", "oci:"+two.dir, "--name", "two")
+	for _, step := range []struct {
+		remove string
+		left   int
+	}{{"two", 1}, {"one", 0}} {
+		u.must("image", "rm", step.remove)
+		layers, err := os.ReadDir(filepath.Join(u.home, "layers", "sha256"))
+		if err != nil || len(layers) != step.left {
+			t.Errorf("after removing %q: %d layers are left (%v), want %d", step.remove, len(layers), err, step.left)
+		}
+	}
+	u.leftovers()
+}
+
+// TestDamagedImages: an image that something has damaged says so, can be removed, and is made anew by a pull.
+func TestDamagedImages(t *testing.T) {
+	u := newUser(t)
+	l := newLayout(t, u, "image")
+	l.tag(l.image("amd64", nil, nil, tarOf(t, map[string][]byte{"a": nil})))
+	pull := []string{"image", "pull", "oci:" + l.dir, "--name", "x"}
+	for _, damage := range []string{"truncate -s 1M rootfs.ext4", "rm rootfs.ext4", "echo junk > image.json", "rm -r ."} {
+		u.must(pull...)
+		dirs, err := filepath.Glob(filepath.Join(u.home, "images", strings.Repeat("?", 64)))
+		if err != nil || len(dirs) != 1 {
+			t.Fatalf("want one image, got %q (%v)", dirs, err)
+		}
+		shell := exec.Command("sh", "-c", damage)
+		shell.Dir = dirs[0]
+		if strings.HasPrefix(damage, "rm -r") {
+			shell = exec.Command("rm", "-r", dirs[0])
+		}
+		if out, err := shell.CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v\n%s", damage, err, out)
+		}
+		if got := u.run("image", "inspect", "x"); got.code != corrupt && got.code != notFound || !strings.Contains(got.stderr, "pull") {
+			t.Errorf("inspect after %q: want a clear error, got %v", damage, got)
+		}
+		if again := u.must(pull...); strings.Contains(again, "up to date") {
+			t.Errorf("pull after %q: the damage was not noticed: %s", damage, again)
+		}
+		u.must("image", "rm", "x")
+	}
+	u.leftovers()
+}
+
+// TestExportTargets: an export replaces a file, and nothing else.
+func TestExportTargets(t *testing.T) {
+	u := newUser(t)
+	l := newLayout(t, u, "image")
+	l.tag(l.image("amd64", nil, nil, tarOf(t, map[string][]byte{"a": nil})))
+	u.must("image", "pull", "oci:"+l.dir, "--name", "x")
+	u.refuses(refusal{usage, []string{"no regular file"}}, "image", "export", "x", u.dir)
+	u.refuses(refusal{usage, []string{"no regular file"}}, "image", "export", "x", "/dev/null")
+	u.refuses(refusal{usage, []string{"-"}}, "image", "export", "x", "-")
+	u.refuses(refusal{notFound, []string{"no/such"}}, "image", "export", "x", u.dir+"/no/such/file")
+	for range 2 {
+		u.must("image", "export", "x", u.dir+"/x.ext4")
+	}
+	fsck(t, u.dir+"/x.ext4")
+	if parts, _ := filepath.Glob(u.dir + "/*part*"); len(parts) > 0 {
+		t.Errorf("left behind: %q", parts)
 	}
 }

@@ -77,7 +77,7 @@ func serve(out console) error {
 	if err != nil {
 		// The disk runs without banger's host: nobody will ever call.
 		out.say("no channel: %v", err)
-		select {}
+		waitForever()
 	}
 	port, err := channel.OpenPort(waitForPort("/sys/class/virtio-ports", "/dev"))
 	if err != nil {
@@ -86,6 +86,14 @@ func serve(out console) error {
 	guest := newGuest(out)
 	out.step("agent")
 	return channel.Serve(port, magic, guest.Serve)
+}
+
+// waitForever keeps the agent alive, so that nobody restarts it. Go takes a program that only waits for itself, as in an
+// empty select, for a deadlock and ends it.
+func waitForever() {
+	for {
+		time.Sleep(time.Hour)
+	}
 }
 
 func parseMagic(text string) (magic [channel.MagicSize]byte, err error) {

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -16,6 +17,35 @@ import (
 
 	"golang.org/x/sys/unix"
 )
+
+// waitMarker makes the test binary a process that does nothing but wait, see TestWaitForever.
+const waitMarker = "BANGER_TEST_WAIT"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(waitMarker) != "" {
+		waitForever()
+	}
+	os.Exit(m.Run())
+}
+
+// TestWaitForever: Go does not take the waiting for a deadlock. It looks for one only in a program without cgo, as the
+// agent is.
+func TestWaitForever(t *testing.T) {
+	program := filepath.Join(t.TempDir(), "agent.test")
+	build := osexec.Command("go", "test", "-c", "-o", program, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("building this test without cgo: %v\n%s", err, out)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	cmd := osexec.CommandContext(ctx, program)
+	cmd.Env = append(os.Environ(), waitMarker+"=1")
+	out, err := cmd.CombinedOutput()
+	if ctx.Err() == nil {
+		t.Errorf("the waiting ended by itself: %v\n%s", err, out)
+	}
+}
 
 // makeFiles makes "dir/", "file" and "link -> target" below root.
 func makeFiles(t *testing.T, root string, lines ...string) {

@@ -22,6 +22,9 @@ const MagicSize = 16
 // helps.
 var errAgentGone = errors.New("the guest's agent was restarted")
 
+// errGuestRules is a guest that does what no agent does, see filter.
+var errGuestRules = errors.New("the guest does not keep to the channel's rules")
+
 // windowSize is how many bytes of one stream may be under way. yamux's own 256 KiB throttles bulk data.
 const windowSize = 1 << 20
 

@@ -105,11 +105,15 @@ func (s *Session) demultiplex() error {
 	scan := scanner{magic: s.magic}
 	buffer := make([]byte, 64<<10)
 	open := false
+	var rules filter
 	for {
 		n, err := s.conn.Read(buffer)
 		for piece := buffer[:n]; len(piece) > 0; {
 			data, r, rest, found := scan.next(piece)
 			if open && len(data) > 0 {
+				if err := rules.check(data); err != nil {
+					return err
+				}
 				_, _ = s.input.Write(data) // fails only when the session is closed, which is known elsewhere
 			}
 			if found && open && r.kind == kindHello {

@@ -1,5 +1,5 @@
-// Package exec runs commands in the guest, one per stream of a channel: the host's half (Run, Hello, Poweroff) and the
-// agent's half (Guest).
+// Package exec runs commands in the guest, one per stream of a channel: the host's half (Run, Hello,
+// WaitBoot, Poweroff) and the agent's half (Guest).
 //
 // A stream carries frames (frame.go): one request of the host, then standard input, terminal sizes and signals in one
 // direction, and standard output, standard error and the result in the other. docs/guest-protocol.md is the
@@ -9,7 +9,6 @@ package exec
 import (
 	"errors"
 	"fmt"
-	"time"
 )
 
 // Version is the version of the protocol that this package speaks. An agent refuses a host whose version is higher.
@@ -33,7 +32,8 @@ type Command struct {
 	// Argv is the program and its arguments. The program is looked up on the guest's PATH if it has no slash. An empty
 	// Argv runs the image's Entrypoint and Cmd.
 	Argv []string `json:"argv,omitempty"`
-	Env  []string `json:"env,omitempty"` // KEY=VALUE, added to the image's environment
+	// Env is added to the image's environment: KEY=VALUE sets KEY, an entry without "=" removes it.
+	Env []string `json:"env,omitempty"`
 	// Dir is the working directory; "" is the image's WorkingDir, or /. A directory that is missing is made.
 	Dir string `json:"dir,omitempty"`
 	// User is NAME, UID, NAME:GROUP or UID:GID as the image knows them; "" is the image's User, or root.
@@ -41,9 +41,6 @@ type Command struct {
 	// TTY gives the command a terminal of this size, on which standard output and error are one stream.
 	TTY   *Size `json:"tty,omitempty"`
 	Stdin bool  `json:"stdin,omitempty"` // false: standard input is empty (or the silent terminal)
-	// WaitBoot is how long to wait, before the command is started, for systemd to finish booting. An image without
-	// systemd does not wait. The command runs even if the time is over or services have failed.
-	WaitBoot time.Duration `json:"wait_boot,omitempty"`
 }
 
 // Info is what an agent says about itself.
@@ -97,6 +94,7 @@ const (
 	doExec     = "exec"
 	doHello    = "hello"
 	doPoweroff = "poweroff"
+	doWaitBoot = "wait-boot"
 )
 
 // exit is how a command ended: with Code, or by Signal when that is not zero.

@@ -135,6 +135,8 @@ func TestRun(t *testing.T) {
 		{name: "input not wanted", cmd: Command{Argv: []string{"true"}, Stdin: true}, stdin: strings.Repeat("x", 1<<20), want: result{}},
 		{name: "environment", cmd: Command{Argv: []string{"env"}, Env: []string{"OWN=1", "OWN=2", "HOME=/over"}},
 			want: result{stdout: "PATH=/usr/bin:/bin\nHOSTNAME=" + host + "\nHOME=/over\nFROM_IMAGE=yes\nOWN=2\n"}},
+		{name: "removed from the environment", cmd: Command{Argv: []string{"/usr/bin/env"}, Env: []string{"FROM_IMAGE", "HOME", "OWN=1", "OWN", "PAT"}},
+			want: result{stdout: "PATH=/usr/bin:/bin\nHOSTNAME=" + host + "\n"}},
 		{name: "home of the user", cmd: shell("echo $HOME"), want: result{stdout: "/home/tester\n"}},
 		{name: "working directory", cmd: Command{Argv: []string{"pwd"}, Dir: filepath.Join(dir, "made", "here")},
 			want: result{stdout: filepath.Join(dir, "made", "here") + "\n"}},
@@ -215,22 +217,64 @@ func (h *slowHash) Write(b []byte) (int, error) {
 }
 
 // TestSlowHostLosesNothing: the command ends long before the host has read what it wrote. The output fills the stream's
-// window, and its end stays in the pipe.
+// window, and its end stays in the pipe or terminal. A process that goes on writing makes no difference.
 func TestSlowHostLosesNothing(t *testing.T) {
-	var n int
-	slow := writerFunc(func(b []byte) (int, error) {
-		if n == 0 {
-			time.Sleep(idle + 500*time.Millisecond)
-		}
-		n += len(b)
-		return len(b), nil
-	})
-	const size = 256<<10 + 30_000
-	script := fmt.Sprintf("head -c %d /dev/zero", size)
-	code, err := Run(t.Context(), open(t, testGuest()), shell(script), nil, slow, io.Discard, nil, nil)
-	if code != 0 || err != nil || n != size {
-		t.Errorf("got %d bytes, code %d, error %v, want %d bytes, 0 and none", n, code, err, size)
+	const window = 256 << 10 // the frame that the host has and the one that is being sent have 64 KiB at most together
+	tests := []struct {
+		name   string
+		size   int
+		script string
+		tty    *Size
+	}{
+		{name: "pipe", size: window + 65_000, script: "head -c %d /dev/zero"},
+		{name: "pipe with an orphan", size: window + 65_000, script: "head -c %d /dev/zero; timeout 5 yes &"},
+		{name: "terminal", size: window + 14_000, script: "stty raw; head -c %d /dev/zero", tty: &Size{Rows: 24, Columns: 80}},
 	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			slow := &slowZeros{delay: lateOutput + 500*time.Millisecond}
+			cmd := shell(fmt.Sprintf(test.script, test.size))
+			cmd.TTY = test.tty
+			code, err := Run(t.Context(), open(t, testGuest()), cmd, nil, slow, io.Discard, nil, nil)
+			if code != 0 || err != nil || slow.n != test.size {
+				t.Errorf("got %d bytes, code %d, error %v, want %d bytes, 0 and none", slow.n, code, err, test.size)
+			}
+		})
+	}
+}
+
+// TestRestIsBounded: whoever fills the pipe as fast as it is emptied does not keep the agent reading.
+func TestRestIsBounded(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _, _ = r.Close(), w.Close() }()
+	_, _ = w.Write(make([]byte, 8<<10))
+	sent, limit := 0, capacity(r)
+	sendRest(r, writerFunc(func(b []byte) (int, error) {
+		if sent += len(b); sent > limit {
+			return 0, errors.New("too much")
+		}
+		return w.Write(b)
+	}), make([]byte, chunkSize))
+	if sent != limit {
+		t.Errorf("%d bytes or more were sent of a pipe that holds %d, want as many", sent, limit)
+	}
+}
+
+// slowZeros counts zeros. It takes its time for the first write.
+type slowZeros struct {
+	delay time.Duration
+	n     int
+}
+
+func (s *slowZeros) Write(b []byte) (int, error) {
+	time.Sleep(s.delay)
+	s.delay = 0
+	s.n += bytes.Count(b, []byte{0})
+	return len(b), nil
 }
 
 type writerFunc func([]byte) (int, error)
@@ -244,10 +288,26 @@ func TestOrphan(t *testing.T) {
 	if got.code != 3 || got.err != nil {
 		t.Errorf("code %d, error %v, want 3 and none", got.code, got.err)
 	}
-	if took := time.Since(start); took > idle+5*time.Second {
-		t.Errorf("the result took %v, want about %v", took, idle)
+	if took := time.Since(start); took > lateOutput+5*time.Second {
+		t.Errorf("the result took %v, want about %v", took, lateOutput)
 	}
 	killGroup(t, got.stdout)
+}
+
+// TestOrphanFlood: nor does one that goes on writing.
+func TestOrphanFlood(t *testing.T) {
+	for name, tty := range map[string]*Size{"pipe": nil, "terminal": {Rows: 24, Columns: 80}} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), lateOutput+10*time.Second)
+			defer cancel()
+			cmd := shell("trap '' HUP; timeout 20 yes & exit 3")
+			cmd.TTY = tty
+			code, err := Run(ctx, open(t, testGuest()), cmd, nil, io.Discard, io.Discard, nil, nil)
+			if code != 3 || err != nil {
+				t.Errorf("code %d, error %v, want 3 and none soon after the command's end", code, err)
+			}
+		})
+	}
 }
 
 // TestOrphanOutput: what such a process still writes soon after belongs to the output.
@@ -475,21 +535,48 @@ func TestPoweroff(t *testing.T) {
 	}
 }
 
+// TestWaitBoot: the guest's answer ends the waiting, and so do the host's limit and its ctx, of which the guest learns.
 func TestWaitBoot(t *testing.T) {
-	g := testGuest()
-	var limit time.Duration
-	g.WaitBoot = func(ctx context.Context) {
-		end, _ := ctx.Deadline()
-		limit = time.Until(end).Round(time.Minute)
+	changed := errors.New("changed my mind")
+	untilEnd := func(ctx context.Context) { <-ctx.Done() }
+	tests := []struct {
+		name   string
+		boot   func(context.Context)
+		limit  time.Duration
+		cancel bool
+		want   error
+	}{
+		{name: "no systemd", limit: time.Hour},
+		{name: "booted", boot: func(context.Context) {}, limit: time.Hour},
+		{name: "limit", boot: untilEnd, limit: 50 * time.Millisecond},
+		{name: "no time at all", boot: untilEnd},
+		{name: "host has enough", boot: untilEnd, limit: time.Hour, cancel: true, want: changed},
 	}
-	cmd := shell("true")
-	run(t, g, cmd, "")
-	if limit != 0 {
-		t.Errorf("a command without WaitBoot waited")
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			g := testGuest()
+			g.WaitBoot = test.boot
+			ctx, cancel := context.WithCancelCause(t.Context())
+			defer cancel(nil)
+			if test.cancel {
+				time.AfterFunc(50*time.Millisecond, func() { cancel(changed) })
+			}
+			start := time.Now()
+			if err := WaitBoot(ctx, open(t, g), test.limit); !errors.Is(err, test.want) {
+				t.Errorf("error %v, want %v", err, test.want)
+			}
+			if took := time.Since(start); took > 5*time.Second {
+				t.Errorf("it took %v, want less than 5 s", took)
+			}
+		})
 	}
-	cmd.WaitBoot = time.Hour
-	if got := run(t, g, cmd, ""); got.err != nil || limit != time.Hour {
-		t.Errorf("error %v, limit %v, want none and 1h", got.err, limit)
+}
+
+// TestWaitBootDisconnected: a guest that is gone has not booted.
+func TestWaitBootDisconnected(t *testing.T) {
+	stream := openTo(t, func(c net.Conn) { _ = c.Close() })
+	if err := WaitBoot(t.Context(), stream, time.Hour); !errors.Is(err, ErrDisconnected) {
+		t.Errorf("error %v, want %v", err, ErrDisconnected)
 	}
 }
 
@@ -534,10 +621,43 @@ func TestOtherUser(t *testing.T) {
 	}
 }
 
+// TestClosedDirectory: a user may work in a directory that only root can enter, as in docker. An agent that is not root
+// says what is wrong.
+func TestClosedDirectory(t *testing.T) {
+	here, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := testGuest()
+	cmd := Command{Argv: []string{"/bin/pwd"}, Dir: filepath.Join(t.TempDir(), "closed")}
+	mode := os.FileMode(0o700)
+	if os.Getuid() == 0 {
+		cmd.User = "4321:8765"
+	} else {
+		mode = 0
+	}
+	if err := os.Mkdir(cmd.Dir, mode); err != nil {
+		t.Fatal(err)
+	}
+	got := run(t, g, cmd, "")
+	var refused *StartError
+	switch {
+	case os.Getuid() == 0:
+		if got.stdout != cmd.Dir+"\n" || got.err != nil {
+			t.Errorf("got %+v, want the directory %q", got, cmd.Dir)
+		}
+	case !errors.As(got.err, &refused) || refused.Reason != BadDirectory || !strings.Contains(refused.Message, cmd.Dir):
+		t.Errorf("error %v, want one with the reason %q and the directory", got.err, BadDirectory)
+	}
+	if now, err := os.Getwd(); err != nil || now != here {
+		t.Errorf("afterwards the agent's own directory is %q (error %v), want %q", now, err, here)
+	}
+}
+
 func TestLookUpUser(t *testing.T) {
 	etc := fstest.MapFS{
 		"passwd": {Data: []byte("root:x:0:0:root:/root:/bin/sh\n# comment\nbroken\nweb:x:33:34:The web, of course:/srv/web:/bin/false\n1001:x:55:56::/odd:\nshort:x:77:78:gecos:/short\n")},
-		"group":  {Data: []byte("root:x:0:\nwheel:x:10:root,web\naudio:x:63:web\nweb:x:34:\nbad:x:y:web\n")},
+		"group":  {Data: []byte("root:x:0:\nwheel:x:10:root,web\naudio:x:63:web\n2002:x:64:\nweb:x:34:\nbad:x:y:web\n")},
 	}
 	tests := []struct {
 		spec  string
@@ -553,7 +673,9 @@ func TestLookUpUser(t *testing.T) {
 		{spec: "web:", want: "33 34 [10 63] /srv/web"},
 		{spec: "1234", want: "1234 0 [] /"},
 		{spec: "1234:5678", want: "1234 5678 [] /"},
-		{spec: "1001", want: "55 56 [] /odd"},
+		{spec: "1001", want: "1001 0 [] /"},
+		{spec: "55", want: "55 56 [] /odd"},
+		{spec: "web:2002", want: "33 2002 [] /srv/web"},
 		{spec: "short", want: "77 78 [] /short"},
 		{spec: "4294967294", want: "4294967294 0 [] /"},
 		{spec: ":audio", want: "0 63 [] /root"},
@@ -628,7 +750,7 @@ func FuzzServe(f *testing.F) {
 	g := testGuest()
 	g.Etc = fstest.MapFS{} // every command fails: the image's user is unknown
 	f.Fuzz(func(t *testing.T, payload []byte) {
-		if bytes.Contains(payload, []byte("user")) || bytes.Contains(payload, []byte("wait_boot")) {
+		if bytes.Contains(payload, []byte("user")) {
 			return
 		}
 		near, far := net.Pipe()

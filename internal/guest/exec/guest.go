@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"io"
 	"io/fs"
 	"net"
 	"time"
@@ -25,7 +26,7 @@ type Guest struct {
 	Etc    fs.FS // the guest's /etc, for passwd and group
 	// Poweroff begins the shutdown of the guest and returns.
 	Poweroff func() error
-	// WaitBoot returns when the guest has booted, or when ctx ends.
+	// WaitBoot returns when the guest has booted, or when ctx ends. It is nil in a guest that has nothing to wait for.
 	WaitBoot func(ctx context.Context)
 }
 
@@ -55,6 +56,8 @@ func (g *Guest) answer(stream net.Conn, frames *frameWriter, f frame) *StartErro
 		_ = frames.writeJSON(frameReply, g.Info)
 	case r.Do == doPoweroff:
 		return g.poweroff(frames)
+	case r.Do == doWaitBoot:
+		g.waitBoot(stream, frames)
 	case r.Do == doExec && r.Command != nil:
 		return g.exec(stream, frames, *r.Command)
 	default:
@@ -72,13 +75,22 @@ func (g *Guest) poweroff(frames *frameWriter) *StartError {
 	return nil
 }
 
+// waitBoot answers when the guest has booted, and waits no longer than the host does.
+func (g *Guest) waitBoot(stream io.Reader, frames *frameWriter) {
+	if g.WaitBoot != nil {
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		go func() {
+			_, _ = io.Copy(io.Discard, stream)
+			cancel()
+		}()
+		g.WaitBoot(ctx)
+	}
+	_ = frames.writeJSON(frameReply, struct{}{})
+}
+
 // exec runs cmd to its end.
 func (g *Guest) exec(stream net.Conn, frames *frameWriter, cmd Command) *StartError {
-	if cmd.WaitBoot > 0 && g.WaitBoot != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), cmd.WaitBoot)
-		g.WaitBoot(ctx)
-		cancel()
-	}
 	p, err := g.start(cmd)
 	if err != nil {
 		return err

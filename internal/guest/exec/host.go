@@ -172,6 +172,23 @@ func Hello(ctx context.Context, stream net.Conn) (Info, error) {
 	return info, nil
 }
 
+// WaitBoot waits until the guest has booted: until systemd has no more jobs of the boot, however they went. A guest without
+// systemd does not make it wait. When limit is over WaitBoot returns nil too; when ctx ends it returns ctx's cause. It
+// closes stream.
+func WaitBoot(ctx context.Context, stream net.Conn, limit time.Duration) error {
+	patient, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	var nothing struct{}
+	err := ask(patient, stream, doWaitBoot, &nothing)
+	switch {
+	case ctx.Err() != nil: // even with an answer: the guest gives one too when it finds the stream closed
+		return fmt.Errorf("waiting for the guest to boot: %w", context.Cause(ctx))
+	case err == nil, patient.Err() != nil:
+		return nil
+	}
+	return fmt.Errorf("waiting for the guest to boot: %w", err)
+}
+
 // Poweroff asks the guest to shut down and returns when it has agreed to; the VM ends some time after. It closes stream.
 func Poweroff(ctx context.Context, stream net.Conn) error {
 	var nothing struct{}

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -12,8 +13,8 @@ import (
 // defaultPath is docker's PATH for an image that sets none.
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// environment returns the environment of a command: the image's, then the command's own over it, then what every
-// command has if neither sets it.
+// environment returns the environment of a command: what every command has, the image's over it, and over both the
+// command's own.
 func environment(image, own []string, home string, tty bool) []string {
 	host, _ := os.Hostname()
 	defaults := []string{"PATH=" + defaultPath, "HOSTNAME=" + host, "HOME=" + home}
@@ -27,11 +28,15 @@ func environment(image, own []string, home string, tty bool) []string {
 	return env
 }
 
-// setVariable adds KEY=VALUE to env, or replaces KEY in its place. An entry without a key is dropped.
+// setVariable adds KEY=VALUE to env, or replaces KEY in its place. An entry that is only KEY removes it, as in docker. An
+// entry without a key is dropped.
 func setVariable(env []string, entry string) []string {
 	key, _, ok := strings.Cut(entry, "=")
-	if !ok || key == "" {
+	if key == "" {
 		return env
+	}
+	if !ok {
+		return slices.DeleteFunc(env, func(e string) bool { return strings.HasPrefix(e, key+"=") })
 	}
 	for i, e := range env {
 		if strings.HasPrefix(e, key+"=") {

@@ -6,17 +6,21 @@ import (
 	"os"
 	osexec "os/exec"
 	"path/filepath"
+	"runtime"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// idle is how long output may be silent after the end of a command before it counts as complete. A process that the
-// command left behind may hold the pipes open for ever.
-const idle = time.Second
+// lateOutput is how long after the end of a command the output of the processes that it left behind is still sent. They
+// may hold the pipes open, and write to them, for ever.
+const lateOutput = time.Second
+
+// terminalBuffer is more than a pseudo-terminal holds: 8 KiB (drivers/tty/pty.c, tty_buffer_set_limit, which may be
+// exceeded by a buffer) and the 4 KiB of its line discipline (N_TTY_BUF_SIZE).
+const terminalBuffer = 64 << 10
 
 // process is a running command of the guest, the leader of a session and process group of its own.
 type process struct {
@@ -27,7 +31,6 @@ type process struct {
 	input   *queue
 
 	ended chan struct{}
-	over  atomic.Bool // set with ended
 
 	mu     sync.Mutex
 	reaped bool // the process id may belong to another process
@@ -61,9 +64,9 @@ func (g *Guest) start(cmd Command) (*process, *StartError) {
 	if refused != nil {
 		return nil, refused
 	}
-	child := &osexec.Cmd{Path: file, Args: argv, Env: env, Dir: dir}
+	child := &osexec.Cmd{Path: file, Args: argv, Env: env}
 	child.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: credential(who)}
-	return launch(child, cmd, who)
+	return launch(child, cmd, dir, who)
 }
 
 // first returns the first of values that is not empty.
@@ -94,8 +97,8 @@ func credential(who identity) *syscall.Credential {
 	return &syscall.Credential{Uid: who.uid, Gid: who.gid, Groups: who.groups}
 }
 
-// launch connects child's streams and starts it.
-func launch(child *osexec.Cmd, cmd Command, who identity) (*process, *StartError) {
+// launch connects child's streams and starts it in dir.
+func launch(child *osexec.Cmd, cmd Command, dir string, who identity) (*process, *StartError) {
 	p := &process{cmd: child, input: newQueue(), ended: make(chan struct{})}
 	connect := p.connectPipes
 	if cmd.TTY != nil {
@@ -111,11 +114,39 @@ func launch(child *osexec.Cmd, cmd Command, who identity) (*process, *StartError
 		// So that the command may open /dev/stdout, whoever it runs as. It fails only where it does not matter.
 		_ = f.Chown(int(who.uid), int(who.gid))
 	}
-	if err := child.Start(); err != nil {
+	if err := startIn(dir, child); err != nil {
 		p.close()
-		return nil, refusal(child.Path, err)
+		return nil, err
 	}
 	return p, nil
+}
+
+// startIn starts child in dir. Go's own Cmd.Dir is entered as the child's user; docker's runtime enters the directory as
+// root before, so that a user may work in one that it could not enter. A child inherits the directory of the thread
+// that forks it, and a thread can have one of its own (unshare(2), CLONE_FS). The thread ends with its goroutine.
+func startIn(dir string, child *osexec.Cmd) *StartError {
+	result := make(chan *StartError)
+	go func() {
+		runtime.LockOSThread()
+		result <- forkIn(dir, child)
+	}()
+	return <-result
+}
+
+// forkIn is startIn on the thread that is its own to spoil.
+func forkIn(dir string, child *osexec.Cmd) *StartError {
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return startError(Failed, "starting %q: %v", child.Path, err)
+	}
+	if err := unix.Chdir(dir); err != nil {
+		return startError(BadDirectory, "entering the working directory %q: %v", dir, err)
+	}
+	// Go keeps a process's first thread when its goroutine ends. It must not keep a mount busy.
+	defer func() { _ = unix.Chdir("/") }()
+	if err := child.Start(); err != nil {
+		return refusal(child.Path, err)
+	}
+	return nil
 }
 
 // connectTerminal gives the child a terminal of its own. It returns the files that only the child keeps.
@@ -250,32 +281,71 @@ func (p *process) wait() {
 	p.reaped = true
 	p.mu.Unlock()
 	_ = p.cmd.Wait()
-	p.over.Store(true)
 	close(p.ended)
 	for _, o := range p.outputs {
-		_ = o.file.SetReadDeadline(time.Now().Add(idle))
+		_ = o.file.SetReadDeadline(time.Now().Add(lateOutput))
 	}
 }
 
-// send copies one output to the host: to its end, or until it is silent after the end of the command. The time that the
-// host takes does not count.
+// send copies one output to the host: to its end, or until the time for late output is over.
 func (p *process) send(o output, frames *frameWriter) {
 	buffer := make([]byte, chunkSize)
 	to := stream{frames, o.kind}
 	for {
-		if p.over.Load() {
-			_ = o.file.SetReadDeadline(time.Now().Add(idle))
-		}
 		n, err := o.file.Read(buffer)
 		if n > 0 {
 			if _, err := to.Write(buffer[:n]); err != nil {
 				return
 			}
 		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			sendRest(o.file, to, buffer)
+			return
+		}
 		if err != nil {
-			return // the end of a pipe, EIO of a terminal whose last user is gone, or silence
+			return // the end of a pipe, or EIO of a terminal whose last user is gone
 		}
 	}
+}
+
+// sendRest copies what file still holds, and no more than it can hold: however slow the host was, what the command itself
+// wrote is part of that, and however much others go on writing, it ends.
+func sendRest(file *os.File, to io.Writer, buffer []byte) {
+	for left := capacity(file); left > 0; {
+		n, err := readNow(file, buffer[:min(left, len(buffer))])
+		if n <= 0 || err != nil {
+			return
+		}
+		if _, err := to.Write(buffer[:n]); err != nil {
+			return
+		}
+		left -= n
+	}
+}
+
+// capacity is the largest number of bytes that can wait in file, a pipe or the master of a terminal.
+func capacity(file *os.File) int {
+	size := terminalBuffer
+	_ = control(file, func(fd int) error {
+		n, err := unix.FcntlInt(uintptr(fd), unix.F_GETPIPE_SZ, 0)
+		if err == nil {
+			size = n
+		}
+		return err
+	})
+	return size
+}
+
+// readNow reads what is there, without regard to deadlines. The file is non-blocking.
+func readNow(file *os.File, b []byte) (n int, err error) {
+	err = control(file, func(fd int) (err error) {
+		for {
+			if n, err = unix.Read(fd, b); !errors.Is(err, unix.EINTR) {
+				return err
+			}
+		}
+	})
+	return n, err
 }
 
 // status tells how a process ended.

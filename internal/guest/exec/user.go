@@ -31,8 +31,8 @@ type group struct {
 	members []string
 }
 
-// lookUpUser finds the user that spec names, as docker does: NAME, UID, NAME:GROUP or UID:GID, "" is root. A number need
-// not be in the files; a name must. Without a group in spec, the user's own groups apply. etc has passwd and group, which
+// lookUpUser finds the user that spec names, as docker does: NAME, UID, NAME:GROUP or UID:GID, "" is root. A number
+// is always an id, even if somebody is called so, and need not be in the files; a name must. Without a group in spec, the user's own groups apply. etc has passwd and group, which
 // may be absent.
 func lookUpUser(etc fs.FS, spec string) (identity, error) {
 	userName, groupName, withGroup := strings.Cut(spec, ":")
@@ -64,36 +64,31 @@ func lookUpUser(etc fs.FS, spec string) (identity, error) {
 	return who, nil
 }
 
-// findAccount prefers a name over a number, as a user may be called 1000.
+// findAccount finds the account of an id or a name. An id without one has the group 0.
 func findAccount(accounts []account, user string) (account, error) {
-	for _, a := range accounts {
-		if a.name == user {
-			return a, nil
-		}
-	}
 	uid, err := parseID(user)
-	if err != nil {
-		return account{}, fmt.Errorf("finding user %q: the image's /etc/passwd has no such name", user)
-	}
+	numeric := err == nil
 	for _, a := range accounts {
-		if a.uid == uid {
+		if numeric && a.uid == uid || !numeric && a.name == user {
 			return a, nil
 		}
+	}
+	if !numeric {
+		return account{}, fmt.Errorf("finding user %q: the image's /etc/passwd has no such name", user)
 	}
 	return account{uid: uid, home: "/"}, nil
 }
 
 func findGroup(groups []group, name string) (uint32, error) {
+	if gid, err := parseID(name); err == nil {
+		return gid, nil
+	}
 	for _, g := range groups {
 		if g.name == name {
 			return g.gid, nil
 		}
 	}
-	gid, err := parseID(name)
-	if err != nil {
-		return 0, fmt.Errorf("finding group %q: the image's /etc/group has no such name", name)
-	}
-	return gid, nil
+	return 0, fmt.Errorf("finding group %q: the image's /etc/group has no such name", name)
 }
 
 // readLines parses a file of colon-separated lines with the given number of fields. Lines that are malformed or
