@@ -35,6 +35,8 @@ func TestDebian(t *testing.T) {
 		t.Errorf("want the system running, and the exit code 9; got %v", state)
 	}
 	compareWithTar(t, u)
+	u.must("image", "export", "debian:bookworm", u.dir+"/debian.ext4")
+	fsck(t, u.dir+"/debian.ext4")
 	u.leftovers()
 }
 

@@ -165,6 +165,17 @@ func finish(t *testing.T, ctx context.Context, cmd *exec.Cmd) result {
 	return result{stdout: stdout.String(), stderr: stderr.String(), code: cmd.ProcessState.ExitCode()}
 }
 
+// pipeTo runs banger with its output going to a shell command, and returns what that prints.
+func (u *user) pipeTo(reader string, args ...string) string {
+	u.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	banger := u.command(ctx, args...)
+	shell := exec.CommandContext(ctx, "sh", append([]string{"-c", `"$@" | ` + reader, "sh"}, banger.Args...)...)
+	shell.Dir, shell.Env, shell.SysProcAttr = banger.Dir, banger.Env, banger.SysProcAttr
+	return finish(u.t, ctx, shell).stdout
+}
+
 // must is run that has to succeed.
 func (u *user) must(args ...string) string {
 	u.t.Helper()

@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestAlpine: an image without an init that it could run, from an archive of docker.
@@ -47,6 +48,24 @@ func TestAlpine(t *testing.T) {
 			}
 		})
 	}
+	u.must("image", "export", "alpine", u.dir+"/alpine.ext4")
+	fsck(t, u.dir+"/alpine.ext4")
+	u.leftovers()
+}
+
+// TestBackground: `vm run` ends with its command, whatever the command left running.
+func TestBackground(t *testing.T) {
+	u := newUser(t).withKernel()
+	u.must("image", "pull", "docker-archive:"+fixture(t, "BANGER_TEST_ALPINE", "alpine"), "--name", "alpine")
+	start := time.Now()
+	got := u.run("vm", "run", "alpine", "--", "sh", "-c", "yes & echo started; exit 5")
+	if got.code != 5 || !strings.Contains(got.stdout, "started") || time.Since(start) > time.Minute {
+		t.Errorf("after %v: want exit code 5 and the output, got exit code %d", time.Since(start), got.code)
+	}
+	closed := u.pipeTo("head -n 1", "vm", "run", "-q", "alpine", "--", "yes")
+	if closed != "y\n" {
+		t.Errorf("with a reader that goes away: got %q", closed)
+	}
 	u.leftovers()
 }
 
@@ -56,6 +75,8 @@ func TestScratch(t *testing.T) {
 	layout := scratchLayout(t, u)
 	u.must("image", "pull", "oci:"+layout+":v1", "--name", "scratch")
 	got := u.run("vm", "run", "--rm", "scratch", "one", "two")
+	u.must("image", "export", "scratch", u.dir+"/scratch.ext4")
+	fsck(t, u.dir+"/scratch.ext4")
 	if got.code != 7 || !strings.Contains(got.stdout, `args ["one" "two"]`) {
 		t.Errorf("want exit code 7 and the arguments; got %v", got)
 	}
