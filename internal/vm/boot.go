@@ -79,7 +79,7 @@ func Diagnose(e Evidence) error {
 
 // verdict asks the witnesses in the order of their knowledge: the VMM, the agent, the kernel, and the silence.
 func (e Evidence) verdict(c console) (Step, string) {
-	waited := e.Waited.Round(time.Second)
+	waited := e.Waited.Round(min(time.Second, max(e.Waited/10, time.Millisecond)))
 	switch {
 	case e.VMM != "":
 		return StepVMM, e.VMM

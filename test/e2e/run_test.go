@@ -92,14 +92,14 @@ func TestBootFailures(t *testing.T) {
 	if disk == nil {
 		t.Fatalf("image inspect names no disk:\n%s", image)
 	}
-	u.refuses(refusal{ofRun, []string{"the whole console: " + u.home + "/logs/slow.console.log"}},
-		"vm", "run", "--boot-timeout", "1s", "--name", "slow", "scratch")
+	u.refuses(refusal{ofRun, []string{`booting the VM "slow"`, "ms"}},
+		"vm", "run", "--boot-timeout", "50ms", "--name", "slow", "scratch")
 
 	// A disk that is no file system: the length is right, so only the guest can notice.
 	if out, err := exec.Command("dd", "if=/dev/zero", "of="+disk[1], "bs=1M", "count=8", "conv=notrunc").CombinedOutput(); err != nil {
 		t.Fatalf("spoiling the disk: %v\n%s", err, out)
 	}
-	u.refuses(refusal{ofRun, []string{"mounting the root disk", "hint:"}}, "vm", "run", "--name", "spoilt", "scratch")
+	u.refuses(refusal{ofRun, []string{"mounting the root disk", "hint:", "the whole console: " + u.home + "/logs/spoilt.console.log"}}, "vm", "run", "--name", "spoilt", "scratch")
 	log, err := os.ReadFile(u.home + "/logs/spoilt.console.log")
 	if err != nil || !strings.Contains(string(log), "banger-guest: fatal: ") {
 		t.Errorf("the console that was kept has no word of the failure (%v):\n%s", err, log)
