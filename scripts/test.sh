@@ -4,6 +4,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 cache=${CACHE:-$HOME/.cache/banger}/test
 mkdir -p "$cache"
+# e2fsprogs are not on an ordinary user's PATH.
+export PATH=$PATH:/usr/sbin:/sbin
 
 say() { printf '\n== %s\n' "$*"; }
 
