@@ -16,7 +16,8 @@ func (e *Engine) ImportKernel(ctx context.Context, name string, source kernel.So
 	}
 	defer func() { _ = stage.Close() }()
 	build := func(ctx context.Context, modules *rootfs.Tree, outFile string) error {
-		return e.puller().Build(ctx, modules, stage.Dir, outFile, neededSize(modules.Usage()))
+		usage := modules.Usage()
+		return e.puller().Build(ctx, modules, usage, stage.Dir, outFile, neededSize(usage))
 	}
 	imported, err := e.kernels.Import(ctx, name, source, build, e.config.Now())
 	return imported, noSpace(err)

@@ -20,7 +20,6 @@ import (
 	"github.com/banger-vm/banger/internal/fault"
 	"github.com/banger-vm/banger/internal/guest"
 	"github.com/banger-vm/banger/internal/guest/exec"
-	"github.com/banger-vm/banger/internal/imagepull"
 	"github.com/banger-vm/banger/internal/kernel"
 	"github.com/banger-vm/banger/internal/store"
 	"github.com/banger-vm/banger/internal/vm"
@@ -199,7 +198,7 @@ func (e *Engine) boot(ctx context.Context, dir *store.Stage, image store.Image, 
 		return nil, nil, err
 	}
 	var machine *qemu.Machine
-	err = e.step("Boot", func() (detail string, err error) {
+	err = e.puller().Step("Boot", func() (detail string, err error) {
 		machine, err = qemu.Start(ctx, e.runner, spec, rand.Reader)
 		if err == nil && image.Init == string(guest.Systemd) {
 			waitBoot(ctx, machine, options.Timeout)
@@ -233,17 +232,6 @@ func waitBoot(ctx context.Context, machine *qemu.Machine, limit time.Duration) {
 	}
 	defer func() { _ = stream.Close() }()
 	_ = exec.WaitBoot(ctx, stream, limit)
-}
-
-// step reports the beginning and the end of what run does, as the recipe's steps are.
-func (e *Engine) step(name string, run func() (string, error)) error {
-	start := e.config.Now()
-	e.config.Report(imagepull.Step{Name: name})
-	detail, err := run()
-	if err == nil {
-		e.config.Report(imagepull.Step{Name: name, Detail: detail, Done: true, Elapsed: e.config.Now().Sub(start)})
-	}
-	return err
 }
 
 func (e *Engine) runIn(ctx context.Context, machine *qemu.Machine, command exec.Command, options RunOptions) (int, error) {

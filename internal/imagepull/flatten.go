@@ -21,7 +21,7 @@ const parallelLayers = 4
 // pullLayers is the step Pull: it brings every layer of the image into the layer store and opens it.
 func (p *Puller) pullLayers(ctx context.Context, image *oci.Image) ([]*layer.Layer, error) {
 	layers := make([]*layer.Layer, len(image.Blobs))
-	err := p.step("Pull", func() (string, error) {
+	err := p.Step("Pull", func() (string, error) {
 		arrived := &arrivals{total: units.HumanSize(float64(totalSize(image)))}
 		defer arrived.watch(p.Report)()
 		group, ctx := errgroup.WithContext(ctx)
@@ -68,26 +68,27 @@ func closeAll(layers []*layer.Layer) {
 	}
 }
 
-// flatten is the step Flatten: it merges the layers, the lowest first.
-func (p *Puller) flatten(image *oci.Image, layers []*layer.Layer) (*rootfs.Tree, error) {
+// flatten is the step Flatten: it merges the layers, the lowest first, and measures the result.
+func (p *Puller) flatten(image *oci.Image, layers []*layer.Layer) (*rootfs.Tree, rootfs.Usage, error) {
 	var tree *rootfs.Tree
-	err := p.step("Flatten", func() (detail string, err error) {
+	var usage rootfs.Usage
+	err := p.Step("Flatten", func() (detail string, err error) {
 		tree, err = rootfs.Flatten(layers)
 		if err != nil {
 			return "", fmt.Errorf("flattening %q: %w", image.Reference, err)
 		}
-		usage := tree.Usage()
+		usage = tree.Usage()
 		return fmt.Sprintf("%d files, %s", usage.Inodes, units.HumanSize(float64(usage.Bytes))), nil
 	})
-	return tree, err
+	return tree, usage, err
 }
 
-// Build makes an ext4 file of sizeBytes from any tree: BuildExt4 of the staged tree, and ApplyOwnership. The staged
-// tree is below workDir while Build runs.
-func (p *Puller) Build(ctx context.Context, tree *rootfs.Tree, workDir, outFile string, sizeBytes int64) error {
+// Build makes an ext4 file of sizeBytes from any tree, whose usage the caller knows: BuildExt4 of the staged tree, and
+// ApplyOwnership. The staged tree is below workDir while Build runs.
+func (p *Puller) Build(ctx context.Context, tree *rootfs.Tree, usage rootfs.Usage, workDir, outFile string, sizeBytes int64) error {
 	staged := filepath.Join(workDir, "staged")
 	defer func() { _ = os.RemoveAll(staged) }()
-	err := p.step("BuildExt4", func() (string, error) {
+	err := p.Step("BuildExt4", func() (string, error) {
 		if err := os.Mkdir(staged, 0o700); err != nil {
 			return "", fmt.Errorf("staging the tree: %w", err)
 		}
@@ -99,8 +100,8 @@ func (p *Puller) Build(ctx context.Context, tree *rootfs.Tree, workDir, outFile 
 	if err != nil {
 		return err
 	}
-	err = p.step("ApplyOwnership", func() (string, error) {
-		return fmt.Sprintf("%d inodes", tree.Usage().Inodes), ApplyOwnership(ctx, p.Runner, tree, outFile)
+	err = p.Step("ApplyOwnership", func() (string, error) {
+		return fmt.Sprintf("%d inodes", usage.Inodes), ApplyOwnership(ctx, p.Runner, tree, outFile)
 	})
 	if err != nil {
 		_ = os.Remove(outFile)

@@ -40,7 +40,7 @@ type Puller struct {
 
 // Step is one step of the recipe, for showing progress.
 type Step struct {
-	Name    string        // one of the five
+	Name    string        // one of the five, or what the caller of Step calls it
 	Detail  string        // what the step made or, while it runs, how far it is
 	Done    bool          // whether the step has ended
 	Elapsed time.Duration // how long it took
@@ -77,15 +77,15 @@ func (p *Puller) Pull(ctx context.Context, r Request) (Built, error) {
 	}
 	defer closeAll(layers)
 
-	tree, err := p.flatten(r.Image, layers)
+	tree, usage, err := p.flatten(r.Image, layers)
 	if err != nil {
 		return Built{}, err
 	}
-	size, err := r.Size(tree.Usage())
+	size, err := r.Size(usage)
 	if err != nil {
 		return Built{}, err
 	}
-	if err := p.Build(ctx, tree, r.WorkDir, r.OutFile, size); err != nil {
+	if err := p.Build(ctx, tree, usage, r.WorkDir, r.OutFile, size); err != nil {
 		return Built{}, err
 	}
 	init, err := p.injectAgents(ctx, tree, r)
@@ -93,11 +93,12 @@ func (p *Puller) Pull(ctx context.Context, r Request) (Built, error) {
 		_ = os.Remove(r.OutFile)
 		return Built{}, err
 	}
-	return Built{Size: size, Usage: tree.Usage(), Init: init}, nil
+	return Built{Size: size, Usage: usage, Init: init}, nil
 }
 
-// step runs one step of the recipe and reports its beginning and end. run returns what the step made, in words.
-func (p *Puller) step(name string, run func() (string, error)) error {
+// Step runs one step, of the recipe or of what follows it, and reports its beginning and end. run returns what the step
+// made, in words.
+func (p *Puller) Step(name string, run func() (string, error)) error {
 	start := p.Now()
 	p.Report(Step{Name: name})
 	detail, err := run()
@@ -116,7 +117,7 @@ func (p *Puller) injectAgents(ctx context.Context, tree *rootfs.Tree, r Request)
 	if err != nil {
 		return "", fmt.Errorf("preparing the guest agent for %q: %w", r.Image.Reference, err)
 	}
-	err = p.step("InjectGuestAgents", func() (string, error) {
+	err = p.Step("InjectGuestAgents", func() (string, error) {
 		return fmt.Sprintf("agent %s, init %s", r.Agent.Version, init),
 			InjectGuestAgents(ctx, p.Runner, assets, r.OutFile)
 	})

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/banger-vm/banger/internal/fault"
+	"github.com/banger-vm/banger/internal/fsync"
 	"github.com/banger-vm/banger/internal/lock"
 	"github.com/banger-vm/banger/internal/rootfs"
 )
@@ -209,7 +210,7 @@ func (s *Store) publish(k *Kernel) error {
 		return fmt.Errorf("publishing the kernel %q: %w", k.Name, err)
 	}
 	k.dir = dir
-	return syncPath(s.dir)
+	return fsync.Path(s.dir)
 }
 
 // Get returns a kernel by its name. No such kernel is fault.NotFound, one that lacks files is fault.Corrupt.
@@ -353,21 +354,9 @@ func syncAll(dir string) error {
 		return err
 	}
 	for _, entry := range entries {
-		if err := syncPath(filepath.Join(dir, entry.Name())); err != nil {
+		if err := fsync.Path(filepath.Join(dir, entry.Name())); err != nil {
 			return err
 		}
 	}
-	return syncPath(dir)
-}
-
-func syncPath(path string) error {
-	file, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("syncing %q: %w", path, err)
-	}
-	defer func() { _ = file.Close() }()
-	if err := file.Sync(); err != nil {
-		return fmt.Errorf("syncing %q: %w", path, err)
-	}
-	return nil
+	return fsync.Path(dir)
 }

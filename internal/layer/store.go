@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/banger-vm/banger/internal/fault"
+	"github.com/banger-vm/banger/internal/fsync"
 	"github.com/banger-vm/banger/internal/lock"
 )
 
@@ -184,12 +185,7 @@ func publish(file *os.File, temp, path string) error {
 	if err := os.Rename(temp, path); err != nil {
 		return noSpace(fmt.Errorf("publishing the layer: %w", err))
 	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return fmt.Errorf("publishing the layer: %w", err)
-	}
-	defer func() { _ = dir.Close() }()
-	if err := dir.Sync(); err != nil {
+	if err := fsync.Path(filepath.Dir(path)); err != nil {
 		return fmt.Errorf("publishing the layer: %w", err)
 	}
 	return nil

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"github.com/banger-vm/banger/internal/fsync"
 )
 
 // writeJSON replaces the file at path by value, so that a reader sees the old file or the new one, never a part.
@@ -24,7 +26,7 @@ func writeJSON(path string, value any) error {
 	if err := os.Rename(file.Name(), path); err != nil {
 		return fmt.Errorf("publishing %q: %w", path, err)
 	}
-	return syncPath(filepath.Dir(path))
+	return fsync.Path(filepath.Dir(path))
 }
 
 func writeSynced(file *os.File, data []byte) error {
@@ -36,19 +38,6 @@ func writeSynced(file *os.File, data []byte) error {
 		err = closeErr
 	}
 	return err
-}
-
-// syncPath brings a file's bytes, or a directory's entries, to the disk.
-func syncPath(path string) error {
-	file, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("syncing %q: %w", path, err)
-	}
-	defer func() { _ = file.Close() }()
-	if err := file.Sync(); err != nil {
-		return fmt.Errorf("syncing %q: %w", path, err)
-	}
-	return nil
 }
 
 func readJSON(path string, value any) error {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/banger-vm/banger/internal/fault"
+	"github.com/banger-vm/banger/internal/fsync"
 )
 
 // Schema is the version of the JSON files of the store.
@@ -102,7 +103,7 @@ func (s *Images) Publish(ctx context.Context, stage *Stage, image Image) error {
 	if err := writeJSON(filepath.Join(dir, metaName), image); err != nil {
 		return err
 	}
-	if err := syncPath(filepath.Join(dir, diskName)); err != nil {
+	if err := fsync.Path(filepath.Join(dir, diskName)); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(s.path(), 0o700); err != nil {
@@ -115,7 +116,7 @@ func (s *Images) Publish(ctx context.Context, stage *Stage, image Image) error {
 	if err := os.Rename(dir, s.path(image.ID)); err != nil {
 		return fmt.Errorf("publishing image %s: %w", short(image.ID), err)
 	}
-	return syncPath(s.path())
+	return fsync.Path(s.path())
 }
 
 // discard moves an image out of the store in one step and then removes it.

@@ -46,9 +46,6 @@ func (r *CommandRunner) Start(ctx context.Context, c Command, stdout, stderr io.
 	return p, nil
 }
 
-// PID returns the process's id. It may belong to another process once Done is closed.
-func (p *Process) PID() int { return p.pid }
-
 // Done is closed when the process has ended and its output is complete.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
