@@ -72,32 +72,32 @@ func (d *download) Close() {
 }
 
 // unpack writes the blob's tar to the file and returns its entries, if both digests are right.
-func (d *download) unpack(file *os.File, id digest.Digest) ([]Entry, error) {
+func (d *download) unpack(file *os.File, id digest.Digest) (List, error) {
 	hash := id.Algorithm().Hash()
 	entries, parseErr, err := d.decompress(file, hash)
 	var write writeError
 	if errors.As(err, &write) {
-		return nil, noSpace(fmt.Errorf("writing the layer: %w", write.error))
+		return List{}, noSpace(fmt.Errorf("writing the layer: %w", write.error))
 	}
 	// The blob's own digest comes first: if that is wrong, what went wrong behind it says nothing.
 	if err := d.check(); err != nil {
-		return nil, err
+		return List{}, err
 	}
 	if err != nil {
-		return nil, badContent(err)
+		return List{}, badContent(err)
 	}
 	if got := digest.NewDigest(id.Algorithm(), hash); got != id {
 		err := fmt.Errorf("checking it: the uncompressed layer has the digest %s", got)
-		return nil, fault.New(fault.Corrupt, err, "")
+		return List{}, fault.New(fault.Corrupt, err, "")
 	}
 	return entries, parseErr
 }
 
 // decompress passes the tar to the file and the hash, and parses it. parseErr is about the tar alone.
-func (d *download) decompress(file, hash io.Writer) (entries []Entry, parseErr, err error) {
+func (d *download) decompress(file, hash io.Writer) (entries List, parseErr, err error) {
 	content, err := decompress(d.flow)
 	if err != nil {
-		return nil, nil, err
+		return List{}, nil, err
 	}
 	f := newFlow(content, file, hash)
 	entries, parseErr = readEntries(f)

@@ -20,7 +20,7 @@ import (
 // where r stands. It may read beyond the end of the tar.
 //
 // Entries of a type that no image has are a fault.Unsupported, and damage is a fault.Corrupt. Both name the entry.
-func Entries(r io.Reader) ([]Entry, error) {
+func Entries(r io.Reader) (List, error) {
 	return readEntries(&direct{Reader: bufio.NewReaderSize(r, 64<<10)})
 }
 
@@ -30,10 +30,10 @@ type parser struct {
 	tar     *tar.Reader
 	strings map[string]string // one copy of the names and values that many entries share
 	extents []Extent          // from which the files with one extent get theirs
-	entries []Entry
+	entries List
 }
 
-func readEntries(s stream) ([]Entry, error) {
+func readEntries(s stream) (List, error) {
 	t := &tape{source: s}
 	p := &parser{tape: t, tar: tar.NewReader(t), strings: make(map[string]string)}
 	for {
@@ -53,7 +53,7 @@ func readEntries(s stream) ([]Entry, error) {
 			err = p.damaged(err)
 		}
 		if err != nil {
-			return nil, err
+			return List{}, err
 		}
 	}
 }
@@ -64,8 +64,8 @@ func (p *parser) damaged(err error) error {
 		return failure
 	}
 	after := "at its beginning"
-	if n := len(p.entries); n > 0 {
-		after = fmt.Sprintf("after the entry %q", p.entries[n-1].Name)
+	if last := p.entries.Last(); last != nil {
+		after = fmt.Sprintf("after the entry %q", last.Name)
 	}
 	return fault.New(fault.Corrupt, fmt.Errorf("reading the tar %s, byte %d: %w", after, p.tape.offset, err), "")
 }
@@ -98,7 +98,7 @@ func (p *parser) add(h *tar.Header) error {
 	if err := p.setContents(&entry, h); err != nil {
 		return entryError(h, err)
 	}
-	p.entries = append(p.entries, entry)
+	p.entries.Append(entry)
 	return nil
 }
 

@@ -61,6 +61,21 @@ func contentOf(t testing.TB, data []byte, e Entry) []byte {
 	return content
 }
 
+// entriesOf returns the entries of a tar.
+func entriesOf(data []byte) ([]Entry, error) {
+	list, err := Entries(bytes.NewReader(data))
+	return collect(list), err
+}
+
+// collect returns the entries of a list.
+func collect(list List) []Entry {
+	var entries []Entry
+	for e := range list.All() {
+		entries = append(entries, *e)
+	}
+	return entries
+}
+
 // checkContents compares the entries with what archive/tar reads.
 func checkContents(t testing.TB, data []byte, entries []Entry) {
 	t.Helper()
@@ -151,7 +166,7 @@ func TestEntries(t *testing.T) {
 		}
 	}
 	data := tarOf(t, members...)
-	got, err := Entries(bytes.NewReader(data))
+	got, err := entriesOf(data)
 	if err != nil {
 		t.Fatalf("Entries: %v", err)
 	}
@@ -248,7 +263,7 @@ func TestEntriesByHand(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			entries, err := Entries(bytes.NewReader(test.data))
+			entries, err := entriesOf(test.data)
 			if test.kind != 0 {
 				if fault.KindOf(err) != test.kind || !strings.Contains(err.Error(), test.want) {
 					t.Errorf("got %v (kind %d), want %q (kind %d)", err, fault.KindOf(err), test.want, test.kind)
@@ -322,7 +337,7 @@ func TestBadSparseMaps(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			entries, err := Entries(bytes.NewReader(test.data))
+			entries, err := entriesOf(test.data)
 			if (err == nil) != test.ok {
 				t.Fatalf("Entries: got the error %v, want success: %t", err, test.ok)
 			}
@@ -364,7 +379,7 @@ func TestGNUTar(t *testing.T) {
 			if err != nil {
 				t.Fatalf("tar %s: %v", strings.Join(args, " "), err)
 			}
-			entries, err := Entries(bytes.NewReader(data))
+			entries, err := entriesOf(data)
 			if err != nil {
 				t.Fatalf("Entries: %v", err)
 			}
@@ -432,7 +447,7 @@ func TestGNUTarXattrs(t *testing.T) {
 	if err != nil {
 		t.Fatalf("tar: %v", err)
 	}
-	entries, err := Entries(bytes.NewReader(data))
+	entries, err := entriesOf(data)
 	if err != nil {
 		t.Fatalf("Entries: %v", err)
 	}
@@ -454,7 +469,7 @@ func FuzzEntries(f *testing.F) {
 	f.Add(slices.Concat(block('L', "././@LongLink", 5, nil), padTo("long\x00", 512), block('0', "s", 0, nil)))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		data = resum(data)
-		entries, err := Entries(bytes.NewReader(data))
+		entries, err := entriesOf(data)
 		if err == nil {
 			checkContents(t, data, entries)
 		}

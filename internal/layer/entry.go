@@ -23,8 +23,8 @@ const (
 // ordinary entries. What the entry means for an image is decided by package rootfs.
 type Entry struct {
 	Name  string // raw bytes of the path
-	Type  Type
 	Link  string // target of a Symlink (any bytes), or the name that a HardLink links to
+	Type  Type
 	Mode  uint16 // permission, setuid, setgid and sticky bits (07777)
 	UID   uint32
 	GID   uint32
@@ -57,7 +57,7 @@ type Extent struct {
 // which the entries' Extents are read. Close releases the blob.
 type Layer struct {
 	DiffID  string // "sha256:…" of the uncompressed tar
-	Entries []Entry
+	Entries List
 	Blob    io.ReaderAt
 	close   func() error
 }

@@ -94,7 +94,7 @@ func checkLayer(t *testing.T, l *Layer, plain []byte) {
 	if err != nil || !bytes.Equal(got, plain) {
 		t.Errorf("the layer's blob: got %d bytes, %v; want the %d of the tar", len(got), err, len(plain))
 	}
-	checkContents(t, plain, l.Entries)
+	checkContents(t, plain, collect(l.Entries))
 	if err := l.Close(); err != nil {
 		t.Errorf("closing the layer: %v", err)
 	}

@@ -44,8 +44,7 @@ func (c content) ReadAt(p []byte, off int64) (int, error) {
 
 // fill reads len(p) bytes, all of which are inside the file, and returns how many are right.
 func (c content) fill(p []byte, off int64) (int, error) {
-	clear(p)
-	end := off + int64(len(p))
+	done, end := off, off+int64(len(p))
 	extents := c.node.Extents
 	first := sort.Search(len(extents), func(i int) bool { return extents[i].Logical+extents[i].Length > off })
 	for _, x := range extents[first:] {
@@ -53,11 +52,14 @@ func (c content) fill(p []byte, off int64) (int, error) {
 			break
 		}
 		from, to := max(x.Logical, off), min(x.Logical+x.Length, end)
-		done, err := readExtent(c.node.Source, x, from, p[from-off:to-off])
+		clear(p[done-off : from-off])
+		n, err := readExtent(c.node.Source, x, from, p[from-off:to-off])
 		if err != nil {
-			return int(from-off) + done, err
+			return int(from-off) + n, err
 		}
+		done = to
 	}
+	clear(p[done-off:])
 	return len(p), nil
 }
 

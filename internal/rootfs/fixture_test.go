@@ -30,7 +30,7 @@ func layerOf(id string, members ...member) *layer.Layer {
 			m.Extents = []layer.Extent{{Offset: int64(blob.Len()), Length: m.Size}}
 		}
 		blob.WriteString(m.content)
-		l.Entries = append(l.Entries, m.Entry)
+		l.Entries.Append(m.Entry)
 	}
 	l.Blob = strings.NewReader(blob.String())
 	return l

@@ -21,7 +21,7 @@ var (
 // Flatten merges layers, the lowest first, by the rules of the OCI image specification (layer.md); docs/layers.md has
 // them with what happens where the specification is silent. The tree's files read from the layers' blobs, which must
 // stay open as long as the tree is read, and its nodes share the entries' extents and attributes. No path of a layer
-// ever reaches the host's file system. A layer that cannot be merged is a fault.Unsupported that names the layer and
+// ever reaches the host's file system. The layers' entries are used up. A layer that cannot be merged is a fault.Unsupported that names the layer and
 // the path.
 func Flatten(layers []*layer.Layer) (*Tree, error) {
 	t := &Tree{Root: newDirectory()}
@@ -49,8 +49,7 @@ func (m *merge) apply() error {
 	if err := m.applyWhiteouts(); err != nil {
 		return err
 	}
-	for i := range m.layer.Entries {
-		e := &m.layer.Entries[i]
+	for e := range m.layer.Entries.Drain() {
 		names := split(e.Name)
 		if kind, _ := marker(names); kind != noMarker {
 			continue

@@ -202,6 +202,17 @@ func (t *Tree) Resolve(path string) (string, error) {
 // n belongs to the tree from then on. Add counts the new name in n.Links: a new node comes with Links 0, and adding a
 // node that is no directory once more makes a hard link.
 func (t *Tree) Add(path string, n *Node) error {
+	return t.place(path, n, func(*Node) bool { return false })
+}
+
+// Replace is Add, except that a node which is at path already loses that name to n. A directory neither gives way nor
+// takes the place of anything: the error wraps fs.ErrExist.
+func (t *Tree) Replace(path string, n *Node) error {
+	return t.place(path, n, func(old *Node) bool { return old.Kind != Directory && n.Kind != Directory })
+}
+
+// place puts n at path if nothing is there, or what is there givesWay.
+func (t *Tree) place(path string, n *Node, givesWay func(old *Node) bool) error {
 	names := split(path)
 	if err := checkNames(names); err != nil {
 		return fmt.Errorf("adding %q: %w", path, err)
@@ -214,7 +225,7 @@ func (t *Tree) Add(path string, n *Node) error {
 	if err := w.follow(strings.Join(parents, "/")); err != nil {
 		return fmt.Errorf("adding %q: %w", path, err)
 	}
-	if w.end().child(base) != nil {
+	if old := w.end().child(base); old != nil && !givesWay(old) {
 		return fmt.Errorf("adding %q: %w", path, fs.ErrExist)
 	}
 	dir, err := w.makeDirs()

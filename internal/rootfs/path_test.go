@@ -171,6 +171,36 @@ func TestAddRefuses(t *testing.T) {
 	}
 }
 
+// Replace takes one name away from what was there, and leaves directories alone.
+func TestReplace(t *testing.T) {
+	tree := pathTree(t)
+	old := at(tree, "/usr/bin/sh")
+	if err := tree.Add("/other name", old); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"bin/sh", "dangling", "usr/bin/new"} {
+		n := &Node{Kind: Regular}
+		if err := tree.Replace(path, n); err != nil || n.Links != 1 {
+			t.Errorf("replacing %q gave the error %v and %d names, want none and 1", path, err, n.Links)
+		}
+	}
+	if old.Links != 1 || at(tree, "/other name") != old || at(tree, "/usr/bin/sh") == old {
+		t.Errorf("the replaced file has %d names, want the other one", old.Links)
+	}
+	checkInvariants(t, tree)
+	before := describe(t, tree)
+	for path, n := range map[string]*Node{
+		"usr/bin": {Kind: Regular}, "usr/lib": {Kind: Directory}, "usr/bin/sh": {Kind: Directory}, "/": {Kind: Regular},
+	} {
+		if err := tree.Replace(path, n); !errors.Is(err, fs.ErrExist) {
+			t.Errorf("replacing %q by a node of kind %d gave the error %v, want %v", path, n.Kind, err, fs.ErrExist)
+		}
+	}
+	if after := describe(t, tree); !slices.Equal(before, after) {
+		t.Errorf("a refused Replace changed the tree:\n%s", diffLines(after, before))
+	}
+}
+
 func TestWalkOrder(t *testing.T) {
 	tree, err := Flatten(stack([]member{file("b/z", ""), file("b.c", ""), file("b/a/x", ""), file("B", ""), file("\xff", ""), file("a", "")}))
 	if err != nil {

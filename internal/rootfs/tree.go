@@ -40,6 +40,7 @@ type Node struct {
 	Mode   uint16 // permission, setuid, setgid and sticky bits (07777)
 	UID    uint32
 	GID    uint32
+	Links  uint32 // names of a node that is no directory (at least 1 inside a Tree); unused for directories
 	MTime  time.Time
 	Xattrs []layer.Xattr // sorted by name, each name once; ACLs in the form of the system call
 
@@ -47,7 +48,6 @@ type Node struct {
 	Target   string           // of a Symlink
 	Major    uint32           // of a device
 	Minor    uint32
-	Links    uint32 // names of a node that is no directory (at least 1 inside a Tree); unused for directories
 
 	// Of a Regular file: Size bytes, of which Extents (ascending, not overlapping) are at their Offset in Source, and
 	// the rest are holes. Source may be nil when Extents is empty.

@@ -44,7 +44,7 @@ func (u *Usage) count(n *Node) {
 	u.Blocks += xattrBlocks(n.Xattrs)
 	switch n.Kind {
 	case Regular:
-		data, runs := dataBlocks(n.Extents)
+		data, runs := dataBlocks(n)
 		u.Blocks += data + mapBlocks(data, runs)
 		for _, x := range n.Extents {
 			u.Bytes += x.Length
@@ -59,22 +59,11 @@ func (u *Usage) count(n *Node) {
 	}
 }
 
-// dataBlocks returns how many blocks the extents touch, and in how many runs without a hole.
-func dataBlocks(extents []layer.Extent) (blocks, runs int64) {
-	next := int64(-1) // the block after the last one counted
-	for _, x := range extents {
-		if x.Length == 0 {
-			continue
-		}
-		first, last := x.Logical/blockSize, (x.Logical+x.Length-1)/blockSize
-		if first > next {
-			runs++
-		}
-		if first < next {
-			first = next // shared with the extent before
-		}
-		blocks += max(last+1-first, 0)
-		next = max(last+1, next)
+// dataBlocks returns how many blocks the data of a file touches, and in how many runs without a hole.
+func dataBlocks(n *Node) (blocks, runs int64) {
+	for first, end := range n.Runs(blockSize) {
+		blocks += end - first
+		runs++
 	}
 	return blocks, runs
 }
@@ -92,11 +81,13 @@ func mapBlocks(data, runs int64) int64 {
 	return blocks
 }
 
-// directoryBlocks returns the blocks of a linear directory with these names. An entry has 8 bytes and the name, padded
-// to 4, and lies in one block, of which the checksum takes 12 (fs/ext4/ext4.h, ext4_dir_entry_2 and _tail). What is
-// lost at the ends of the blocks depends on the order of the names; the bound holds for any.
+// directoryBlocks returns the blocks of a directory with these names. An entry has 8 bytes and the name, padded to 4, and
+// lies in one block, of which the checksum takes 12 (fs/ext4/ext4.h, ext4_dir_entry_2 and _tail). What is lost at the ends
+// of the blocks depends on the order of the names; the bound holds for any. More than one block has an index: a root and,
+// where that is full, nodes with 510 entries each (fs/ext4/namei.c, dx_root and dx_node).
 func directoryBlocks(children map[string]*Node) int64 {
 	const header, tail, dots = 8, 12, 2 * 12
+	const inRoot, inNode = 507, 510
 	total, longest := int64(dots), int64(0)
 	for name := range children {
 		size := int64(header+len(name)+3) &^ 3
@@ -107,7 +98,11 @@ func directoryBlocks(children map[string]*Node) int64 {
 		return 1
 	}
 	usable := blockSize - tail - (longest - 4)
-	return (total + usable - 1) / usable
+	leaves := (total + usable - 1) / usable
+	if leaves <= inRoot {
+		return leaves + 1
+	}
+	return leaves + 1 + (leaves+inNode-1)/inNode
 }
 
 // xattrBlocks returns 1 if the attributes do not fit behind the 160 bytes that an inode of 256 uses itself. There, as

@@ -60,7 +60,7 @@ func TestBlocks(t *testing.T) {
 		{"100 GiB", extents(0, 100*gib), 100 * gib / 4096, 1, 5 + 1},
 	}
 	for _, c := range cases {
-		data, runs := dataBlocks(c.extents)
+		data, runs := dataBlocks(&Node{Extents: c.extents})
 		if data != c.data || runs != c.runs {
 			t.Errorf("%s: %d blocks in %d runs, want %d in %d", c.name, data, runs, c.data, c.runs)
 		}
@@ -85,11 +85,13 @@ func TestDirectoryBlocks(t *testing.T) {
 		{0, 1, 1},
 		{1, 255, 1},
 		{(4096 - 12 - 24) / 16, 8, 1},
-		{(4096-12-24)/16 + 1, 8, 2},
+		{(4096-12-24)/16 + 1, 8, 2 + 1},
 		{15, 255, 1},
-		{16, 255, 2},
-		{30, 255, 3},
-		{10_000, 8, 40},
+		{16, 255, 2 + 1},
+		{30, 255, 3 + 1},
+		{10_000, 8, 40 + 1},
+		{507 * 254, 8, 507 + 1},
+		{507 * 255, 8, 509 + 1 + 1},
 	}
 	for _, c := range cases {
 		if got := directoryBlocks(names(c.count, c.length)); got != c.want {

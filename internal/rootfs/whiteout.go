@@ -57,8 +57,7 @@ type doomed struct {
 // acts, so their order means nothing.
 func (m *merge) applyWhiteouts() error {
 	var all []doomed
-	for i := range m.layer.Entries {
-		e := &m.layer.Entries[i]
+	for e := range m.layer.Entries.All() {
 		if !strings.Contains(e.Name, whiteoutPrefix) {
 			continue
 		}
@@ -123,8 +122,8 @@ func (m *merge) lowerDir(names []string) (*Node, error) {
 func (m *merge) replaces(names []string) bool {
 	if m.replaced == nil {
 		m.replaced = make(map[string]bool)
-		for i := range m.layer.Entries {
-			m.noteReplaced(&m.layer.Entries[i])
+		for e := range m.layer.Entries.All() {
+			m.noteReplaced(e)
 		}
 	}
 	return m.replaced[strings.Join(names, "/")]
