@@ -1,0 +1,147 @@
+package ext4
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// pieceSize is how many bytes are written at once: enough that the calls cost little.
+	pieceSize = 1 << 20
+	// pieces bounds how far the writing may be behind.
+	pieces = 4
+	// syncAfter is after how many bytes the kernel is told to bring them to the disk. Whoever wants to keep the file syncs
+	// it in the end, and waits the shorter for it.
+	syncAfter = 32 << 20
+)
+
+// sink writes blocks to the file. Blocks that follow one another are written together, by a goroutine of the sink's own,
+// while the next ones are made.
+type sink struct {
+	out     *os.File
+	free    chan []byte
+	full    chan piece
+	current piece
+	enough  chan struct{} // told of each syncAfter bytes that were written
+	work    sync.WaitGroup
+	failed  chan struct{} // closed after err was set
+	err     error
+}
+
+// piece is data for a place in the file, in bytes. Its capacity is pieceSize.
+type piece struct {
+	at   int64
+	data []byte
+}
+
+func newSink(out *os.File) *sink {
+	s := &sink{
+		out: out, free: make(chan []byte, pieces), full: make(chan piece, pieces), failed: make(chan struct{}),
+		enough: make(chan struct{}, 1),
+	}
+	for range pieces {
+		s.free <- make([]byte, 0, pieceSize)
+	}
+	s.current.data = <-s.free
+	s.work.Go(s.run)
+	s.work.Go(s.startSyncing)
+	return s
+}
+
+// run writes what is full. After an error it only empties the pieces.
+func (s *sink) run() {
+	defer close(s.enough)
+	written := 0
+	for p := range s.full {
+		if s.err == nil {
+			if _, err := s.out.WriteAt(p.data, p.at); err != nil {
+				s.err = fmt.Errorf("writing the file system: %w", err)
+				close(s.failed)
+			}
+		}
+		if written += len(p.data); written >= syncAfter {
+			written = 0
+			select {
+			case s.enough <- struct{}{}:
+			default: // the kernel has not begun with what was before
+			}
+		}
+		s.free <- p.data[:0]
+	}
+}
+
+// startSyncing has the kernel begin to bring to the disk what is written. It has a goroutine of its own, because the
+// kernel may make it wait. That it cannot do so means nothing.
+func (s *sink) startSyncing() {
+	const toTheEnd = 0
+	for range s.enough {
+		_ = unix.SyncFileRange(int(s.out.Fd()), 0, toTheEnd, unix.SYNC_FILE_RANGE_WRITE)
+	}
+}
+
+// reserve returns memory for blocks from the one with the given number on: at least one, and up to n. It has old data in
+// it. commit says how much of it was used; nothing is written before that.
+func (s *sink) reserve(block, n uint32) ([]byte, error) {
+	select {
+	case <-s.failed:
+		return nil, s.err
+	default:
+	}
+	at := int64(block) * BlockSize
+	used := len(s.current.data)
+	if used == pieceSize || used > 0 && s.current.at+int64(used) != at {
+		s.flush()
+		used = 0
+	}
+	if used == 0 {
+		s.current.at = at
+	}
+	size := min(pieceSize-used, int(n)*BlockSize)
+	return s.current.data[used : used+size], nil
+}
+
+// commit takes the first n blocks of what reserve has returned.
+func (s *sink) commit(n uint32) {
+	s.current.data = s.current.data[:len(s.current.data)+int(n)*BlockSize]
+}
+
+// block returns memory for one block, all zeros, that will be written.
+func (s *sink) block(number uint32) (record, error) {
+	b, err := s.reserve(number, 1)
+	if err != nil {
+		return nil, err
+	}
+	clear(b)
+	s.commit(1)
+	return b, nil
+}
+
+func (s *sink) flush() {
+	if len(s.current.data) > 0 {
+		s.full <- s.current
+		s.current = piece{data: <-s.free}
+	}
+}
+
+// close waits until everything is written, unless failed says that it is of no use, and returns failed or the first
+// error of writing.
+func (s *sink) close(failed error) error {
+	if failed == nil {
+		s.flush()
+	}
+	close(s.full)
+	s.work.Wait()
+	return errors.Join(failed, s.lateError(failed))
+}
+
+// lateError returns an error of writing that failed does not tell of.
+func (s *sink) lateError(failed error) error {
+	if failed != nil {
+		return nil
+	}
+	return s.err
+}
