@@ -17,6 +17,7 @@ const (
 	StepKernel  Step = "kernel"  // the kernel runs, and starts the initramfs
 	StepModules Step = "modules" // the initramfs loads the drivers
 	StepRoot    Step = "root"    // the initramfs finds and mounts the root disk
+	StepGrow    Step = "grow"    // the initramfs grows the root's file system, if that was asked for
 	StepInit    Step = "init"    // the root's init is started
 	StepAgent   Step = "agent"   // the init starts the agent, and the agent answers
 )
@@ -53,6 +54,8 @@ func (s Step) doing() string {
 		return "loading the drivers"
 	case StepRoot:
 		return "mounting the root disk"
+	case StepGrow:
+		return "growing the root disk"
 	case StepInit:
 		return "starting the image's init"
 	}
@@ -107,6 +110,8 @@ func hint(step Step, c console) string {
 		return "if the host is busy, allow the boot more time; otherwise import another kernel with `banger kernel import`"
 	case step == StepModules, step == StepRoot:
 		return "the kernel may lack a driver (`banger kernel inspect`), or the image's disk is damaged (remove and pull it)"
+	case step == StepGrow:
+		return "choose a smaller --disk or leave it out, or allow the boot more time"
 	case step == StepInit:
 		return "the image's init cannot run; pull the image again, or choose one with another init"
 	}

@@ -43,6 +43,8 @@ func TestDiagnose(t *testing.T) {
 			step: StepRoot, detail: `no disk with the serial "banger-root" appeared within 20s`, tail: "fatal: no disk"},
 		{name: "root disk is not ext4", log: "not-ext4.log", evidence: Evidence{Ended: true},
 			step: StepRoot, detail: `mounting the root disk "/dev/vda" as ext4: invalid argument`, tail: "fatal: mounting"},
+		{name: "file system does not grow", log: "grow-fails.log", evidence: Evidence{Ended: true},
+			step: StepGrow, detail: "growing the root file system to 21474836480 bytes: operation not permitted", tail: "fatal:"},
 		{name: "no init in the image", log: "init-missing.log", evidence: Evidence{Ended: true},
 			step: StepInit, detail: `starting the init "/sbin/init" of the image: no such file or directory`, tail: "fatal:"},
 		{name: "init of the image ends", log: "init-ends.log", evidence: Evidence{Ended: true},

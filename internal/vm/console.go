@@ -80,6 +80,8 @@ func (c console) failed() Step {
 		return StepModules
 	case "root":
 		return StepRoot
+	case "grow":
+		return StepGrow
 	case "handover":
 		if c.fatal != "" || c.panic != "" {
 			return StepInit

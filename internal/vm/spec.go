@@ -22,6 +22,9 @@ const (
 // MinMemoryMiB is the least memory that a distribution's kernel boots with, in MiB.
 const MinMemoryMiB = 96
 
+// diskUnit is what the size of a disk is a multiple of, in bytes: the block of ext4 and the largest sector of a disk.
+const diskUnit = 4096
+
 // Spec says what to boot. All paths are absolute; the files stay the caller's and are only read.
 type Spec struct {
 	Name string // for messages and the process list; the rules of Hostname
@@ -35,6 +38,7 @@ type Spec struct {
 	Vmlinuz      string // bzImage
 	Initramfs    string // complete cpio archive, with /init and the modules
 	RootImage    string // ext4; writes of the guest go to an overlay in Dir
+	DiskSize     int64  // bytes of the root disk, whose file system grows to it; 0 is RootImage's size, never to be less
 	ModulesImage string // ext4 that /lib/modules shows; "" is none
 	Init         string // program of the root that becomes process 1
 
@@ -107,6 +111,8 @@ func (s Spec) checkSizes() error {
 		return fmt.Errorf("%d MiB of memory are fewer than %d", s.MemoryMiB, MinMemoryMiB)
 	case s.BootTimeout <= 0:
 		return errors.New("the boot has no time limit")
+	case s.DiskSize < 0 || s.DiskSize%diskUnit != 0:
+		return fmt.Errorf("a disk cannot have %d bytes, which are no whole blocks of %d", s.DiskSize, diskUnit)
 	}
 	return nil
 }

@@ -13,7 +13,7 @@ func validSpec() Spec {
 	return Spec{
 		Name: "web-1", Dir: "/vms/web-1", RuntimeDir: "/run/banger/1", Vmlinuz: "/k/vmlinuz", Initramfs: "/k/initramfs",
 		RootImage: "/i/rootfs.ext4", ModulesImage: "/k/modules.ext4", Init: "/sbin/init", CPUs: 1,
-		MemoryMiB: MinMemoryMiB, Hostname: "web-1.example", Network: true, BootTimeout: time.Second,
+		MemoryMiB: MinMemoryMiB, DiskSize: 20 << 30, Hostname: "web-1.example", Network: true, BootTimeout: time.Second,
 	}
 }
 
@@ -24,7 +24,7 @@ func TestValidate(t *testing.T) {
 		want   string // part of the error; "" is none
 	}{
 		{"all given", func(*Spec) {}, ""},
-		{"the least", func(s *Spec) { s.Hostname, s.ModulesImage, s.Network = "", "", false }, ""},
+		{"the least", func(s *Spec) { s.Hostname, s.ModulesImage, s.Network, s.DiskSize = "", "", false, 0 }, ""},
 		{"asks for KVM", func(s *Spec) { s.Accelerator = KVM }, ""},
 		{"no name", func(s *Spec) { s.Name = "" }, "the name"},
 		{"name with a comma", func(s *Spec) { s.Name = "a,process=b" }, "the name"},
@@ -43,6 +43,8 @@ func TestValidate(t *testing.T) {
 		{"init with a quote", func(s *Spec) { s.Init = `/bin/"sh` }, "kernel command line"},
 		{"no CPU", func(s *Spec) { s.CPUs = 0 }, "CPUs"},
 		{"little memory", func(s *Spec) { s.MemoryMiB = MinMemoryMiB - 1 }, "memory"},
+		{"disk of less than nothing", func(s *Spec) { s.DiskSize = -4096 }, "disk"},
+		{"disk with a part of a block", func(s *Spec) { s.DiskSize = 1<<30 + 512 }, "disk"},
 		{"no time limit", func(s *Spec) { s.BootTimeout = 0 }, "time limit"},
 	}
 	for _, test := range tests {
@@ -72,16 +74,16 @@ func TestCommandLine(t *testing.T) {
 	for _, want := range []string{
 		"console=ttyS0", "panic=-1", "reboot=t", "banger.init=/sbin/init", "banger.hostname=web-1.example",
 		"banger.magic=ab000000000000000000000000000001", "banger.net=10.0.2.15/24,10.0.2.2,10.0.2.3",
-		"tsc_early_khz=2600000",
+		"tsc_early_khz=2600000", "banger.grow",
 	} {
 		if !slices.Contains(full, want) {
 			t.Errorf("the command line %q lacks %q", full, want)
 		}
 	}
 	spec := validSpec()
-	spec.Hostname, spec.Network = "", false
+	spec.Hostname, spec.Network, spec.DiskSize = "", false, 0
 	for _, word := range spec.CommandLine(magic, 0) {
-		for _, unwanted := range []string{"banger.hostname", "banger.net", "tsc"} {
+		for _, unwanted := range []string{"banger.hostname", "banger.net", "banger.grow", "tsc"} {
 			if strings.HasPrefix(word, unwanted) {
 				t.Errorf("the command line has %q, which was not asked for", word)
 			}

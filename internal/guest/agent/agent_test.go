@@ -76,9 +76,10 @@ func TestParseCommandLine(t *testing.T) {
 	}{
 		{"", commandLine{}},
 		{"console=ttyS0 quiet\n", commandLine{}},
-		{"a banger.init=/sbin/init  banger.hostname=vm banger.net=1,2,3 banger.magic=00ff\n", commandLine{"/sbin/init", "vm", "1,2,3", "00ff"}},
+		{"a banger.init=/sbin/init  banger.hostname=vm banger.net=1,2,3 banger.magic=00ff\n", commandLine{init: "/sbin/init", hostname: "vm", net: "1,2,3", magic: "00ff"}},
 		{"banger.init=/a=b banger.init=/c=d", commandLine{init: "/c=d"}},
-		{"banger.initx=/a xbanger.init=/b banger.magic", commandLine{}},
+		{"banger.init=/a banger.grow", commandLine{init: "/a", grow: true}},
+		{"banger.grown banger.initx=/a xbanger.init=/b banger.magic", commandLine{}},
 	}
 	for _, test := range tests {
 		if got := parseCommandLine(test.text); got != test.want {

@@ -13,6 +13,7 @@ type commandLine struct {
 	hostname string // banger.hostname
 	net      string // banger.net
 	magic    string // banger.magic
+	grow     bool   // banger.grow
 }
 
 // readCommandLine reads a file such as /proc/cmdline.
@@ -38,6 +39,8 @@ func parseCommandLine(text string) commandLine {
 			c.net = value
 		case "banger.magic":
 			c.magic = value
+		case "banger.grow":
+			c.grow = true
 		}
 	}
 	return c

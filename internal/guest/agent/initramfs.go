@@ -20,6 +20,11 @@ const (
 	// diskLimit is how long the kernel may take to find the root disk.
 	diskLimit = 20 * time.Second
 
+	// rootOptions have the kernel zero the inode tables of new groups while the file system grows
+	// (ext4_setup_next_flex_gd of fs/ext4/resize.c), and not in the background for minutes or, after a large growth,
+	// hours. It asks the disk to write zeros (setup_new_flex_group_blocks), which the overlay notes without storing them.
+	rootOptions = "noinit_itable"
+
 	rootSerial    = "banger-root"
 	modulesSerial = "banger-modules"
 )
@@ -48,8 +53,15 @@ func handOver(out console) error {
 		return err
 	}
 	out.step("root")
-	if err := mountRoot(out); err != nil {
+	disk, err := mountRoot(out)
+	if err != nil {
 		return err
+	}
+	if line.grow {
+		out.step("grow")
+		if err := grow(disk, newRoot); err != nil {
+			return err
+		}
 	}
 	if line.hostname != "" {
 		_ = unix.Sethostname([]byte(line.hostname)) // the agent does it again, and says why it fails
@@ -94,24 +106,25 @@ func loadModule(path string) error {
 	return err
 }
 
-// mountRoot mounts the root disk, and the module disk in it if there is one.
-func mountRoot(out console) error {
+// mountRoot mounts the root disk, and the module disk in it if there is one. It returns the root disk's device.
+func mountRoot(out console) (device string, err error) {
 	disk, err := waitForDisk("/sys/block", rootSerial, diskLimit)
 	if err != nil {
-		return err
+		return "", err
 	}
 	if err := os.MkdirAll(newRoot, 0o755); err != nil {
-		return fmt.Errorf("making %q: %w", newRoot, err)
+		return "", fmt.Errorf("making %q: %w", newRoot, err)
 	}
-	if err := unix.Mount("/dev/"+disk, newRoot, "ext4", 0, ""); err != nil {
-		return fmt.Errorf("mounting the root disk %q as ext4: %w", "/dev/"+disk, err)
+	device = "/dev/" + disk
+	if err := unix.Mount(device, newRoot, "ext4", 0, rootOptions); err != nil {
+		return "", fmt.Errorf("mounting the root disk %q as ext4: %w", device, err)
 	}
 	if disk, ok := findDisk("/sys/block", modulesSerial); ok {
 		if err := mountModules("/dev/"+disk, newRoot); err != nil {
 			out.say("%v", err)
 		}
 	}
-	return nil
+	return device, nil
 }
 
 // findDisk returns the name of the virtio disk with the given serial, from a directory like /sys/block.

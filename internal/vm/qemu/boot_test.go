@@ -87,7 +87,7 @@ func TestBoot(t *testing.T) {
 		if err := m.Wait(); err != nil {
 			t.Errorf("the machine ended with: %v", err)
 		}
-		checkDisk(t, m.files.overlay, "/written", "kept")
+		checkDisk(t, rawDisk(t, m), "/written", "kept")
 	})
 	if after := sha256.Sum256(read(t, k.root)); after != before {
 		t.Error("the image's disk was changed")
@@ -137,11 +137,17 @@ func checkCopy(t *testing.T, m *Machine, size int) {
 	}
 }
 
-// checkDisk has e2fsck and debugfs judge what the guest left on its disk.
-func checkDisk(t *testing.T, overlay, path, content string) {
+// rawDisk returns a sparse file with what the guest left on its disk.
+func rawDisk(t *testing.T, m *Machine) string {
 	t.Helper()
 	raw := filepath.Join(t.TempDir(), "disk")
-	run(t, "qemu-img", "convert", "-O", "raw", overlay, raw)
+	run(t, "qemu-img", "convert", "-O", "raw", m.files.overlay, raw)
+	return raw
+}
+
+// checkDisk has e2fsck and debugfs judge a disk.
+func checkDisk(t *testing.T, raw, path, content string) {
+	t.Helper()
 	run(t, "e2fsck", "-f", "-n", raw)
 	result, err := newRunner().Run(t.Context(), system.Command{Name: "debugfs", Args: []string{"-R", "cat " + path, raw}})
 	if got := string(result.Stdout); err != nil || got != content {

@@ -38,6 +38,11 @@ func TestBootFailures(t *testing.T) {
 			s.RootImage = filepath.Join(t.TempDir(), "zeros")
 			write(t, s.RootImage, make([]byte, 1<<20), 0o644)
 		}, bootLimit, vm.StepRoot, "as ext4: invalid argument"},
+		{"file system with errors is to grow", func(t *testing.T, s *vm.Spec) {
+			s.RootImage = makeRoot(t, filepath.Join(t.TempDir(), "root"), nil)
+			run(t, "debugfs", "-w", "-R", "set_super_value state 2", s.RootImage) // EXT4_ERROR_FS of fs/ext4/ext4.h
+			s.DiskSize = 1 << 30
+		}, bootLimit, vm.StepGrow, "growing the root file system to 1073741824 bytes: operation not permitted"},
 		{"agent is not in the image", func(t *testing.T, s *vm.Spec) {
 			s.RootImage = makeRoot(t, filepath.Join(t.TempDir(), "root"), map[string]string{"bin/guesttool": k.tool})
 		}, bootLimit, vm.StepInit, `"/usr/lib/banger/banger-guest"`},

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/banger-vm/banger/internal/fault"
@@ -97,7 +98,7 @@ func checkPrivate(dir string) error {
 
 // launch makes the overlay and starts QEMU.
 func (m *Machine) launch(ctx context.Context, runner *system.CommandRunner, magic [channel.MagicSize]byte) error {
-	if err := makeOverlay(ctx, runner, m.spec.RootImage, m.files.overlay); err != nil {
+	if err := makeOverlay(ctx, runner, m.spec, m.files.overlay); err != nil {
 		return err
 	}
 	log, err := m.makeLogs()
@@ -128,13 +129,14 @@ func (m *Machine) makeLogs() (*os.File, error) {
 	return os.OpenFile(m.log, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 }
 
-// makeOverlay makes an empty qcow2 disk in front of image.
-func makeOverlay(ctx context.Context, runner *system.CommandRunner, image, overlay string) error {
-	_, err := runner.Run(ctx, system.Command{
-		Name: "qemu-img", Args: []string{"create", "-q", "-f", "qcow2", "-b", image, "-F", "raw", overlay},
-	})
-	if err != nil {
-		return fmt.Errorf("making the VM's disk in front of %q: %w", image, err)
+// makeOverlay makes an empty qcow2 disk in front of the root image. What is behind the image's end reads as zeros.
+func makeOverlay(ctx context.Context, runner *system.CommandRunner, spec vm.Spec, overlay string) error {
+	args := []string{"create", "-q", "-f", "qcow2", "-b", spec.RootImage, "-F", "raw", overlay}
+	if spec.DiskSize != 0 {
+		args = append(args, strconv.FormatInt(spec.DiskSize, 10))
+	}
+	if _, err := runner.Run(ctx, system.Command{Name: "qemu-img", Args: args}); err != nil {
+		return fmt.Errorf("making the VM's disk in front of %q: %w", spec.RootImage, err)
 	}
 	return nil
 }

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"os"
@@ -44,6 +45,26 @@ func run(verb string, args []string) error {
 		return err
 	case "write": // TEXT to FILE
 		return os.WriteFile(args[1], []byte(args[0]), 0o600)
+	case "fill": // MIB of ones to FILE
+		mib, err := strconv.Atoi(args[0])
+		if err != nil {
+			return err
+		}
+		return fill(mib, args[1])
 	}
 	return fmt.Errorf("no verb %q", verb)
+}
+
+func fill(mib int, path string) error {
+	file, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	ones := bytes.Repeat([]byte{0xff}, 1<<20)
+	for range mib {
+		if _, err := file.Write(ones); err != nil {
+			return err
+		}
+	}
+	return file.Close()
 }
