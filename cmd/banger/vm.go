@@ -18,7 +18,7 @@ func newVM(a *app) *cobra.Command {
 // vmRun are the flags of `vm run`.
 type vmRun struct {
 	engine.RunOptions
-	memory           string
+	memory, disk     string
 	network          string
 	interactive, tty bool
 	quiet            bool
@@ -57,6 +57,7 @@ func (a *app) vmRunFlags(cmd *cobra.Command, f *vmRun) {
 	flags.StringVar(&f.Name, "name", "", "name of the VM, and its host name (default: made up)")
 	flags.IntVar(&f.CPUs, "cpus", 2, "virtual CPUs")
 	flags.StringVar(&f.memory, "memory", "512MiB", "memory")
+	flags.StringVar(&f.disk, "disk", "", "size of the disk, such as 20GiB, to which its file system grows (default: the image's)")
 	flags.StringVar(&f.Kernel, "kernel", "", "kernel to boot (default: the newest import)")
 	flags.StringVar(&f.Pull, "pull", "missing", "when to pull the image: missing, always or never")
 	flags.StringVar(&f.network, "network", "user", "user (the host's network, without privileges) or none")
@@ -94,6 +95,9 @@ func (a *app) runOptions(args []string, f vmRun) (engine.RunOptions, error) {
 	options := f.RunOptions
 	memory, err := parseSize("--memory", f.memory)
 	if err != nil {
+		return options, err
+	}
+	if options.Disk, err = parseSize("--disk", f.disk); err != nil {
 		return options, err
 	}
 	options.Image, options.Args, options.Memory = args[0], args[1:], memory

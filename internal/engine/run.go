@@ -34,6 +34,7 @@ type RunOptions struct {
 	Name    string   // of the VM, and its host name; "" makes one up
 	CPUs    int
 	Memory  int64  // bytes
+	Disk    int64  // bytes of the VM's disk, rounded down to whole blocks; 0 is the image's size
 	Pull    string // "missing", "always" or "never"
 	Network bool
 	Timeout time.Duration // for the boot
@@ -59,6 +60,9 @@ func (e *Engine) Run(ctx context.Context, options RunOptions) (code int, err err
 	}
 	image, err := e.imageToRun(ctx, options)
 	if err != nil {
+		return 0, err
+	}
+	if options.Disk, err = diskSize(options.Disk, image); err != nil {
 		return 0, err
 	}
 	command, err := runCommand(image, options)
@@ -217,7 +221,7 @@ func (e *Engine) spec(dir, sockets *store.Stage, image store.Image, linux *kerne
 	return vm.Spec{
 		Name: name, Hostname: name, Dir: dir.Dir, RuntimeDir: sockets.Dir,
 		Vmlinuz: linux.Vmlinuz(), Initramfs: dir.Path("initramfs.cpio"), ModulesImage: linux.ModulesImage(),
-		RootImage: e.images.Disk(image.ID), Init: guest.InitPath(guest.Init(image.Init)),
+		RootImage: e.images.Disk(image.ID), DiskSize: options.Disk, Init: guest.InitPath(guest.Init(image.Init)),
 		CPUs: options.CPUs, MemoryMiB: int(options.Memory / mib), Network: options.Network,
 		BootTimeout: options.Timeout,
 	}

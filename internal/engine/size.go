@@ -8,6 +8,7 @@ import (
 	"github.com/banger-vm/banger/internal/fault"
 	"github.com/banger-vm/banger/internal/imagepull"
 	"github.com/banger-vm/banger/internal/rootfs"
+	"github.com/banger-vm/banger/internal/store"
 )
 
 const (
@@ -86,6 +87,23 @@ func journalSize(size int64) int64 {
 		return 131072 * blockSize
 	}
 	return 262144 * blockSize
+}
+
+// diskSize returns the size of a VM's disk, in bytes and whole blocks, for the size asked for; 0 stands for the image's
+// own. A smaller one is a fault.Usage.
+func diskSize(requested int64, image store.Image) (int64, error) {
+	size := requested / blockSize * blockSize
+	switch {
+	case requested == 0 || size == image.Size:
+		return 0, nil
+	case size < image.Size:
+		err := fmt.Errorf("sizing the disk: %s is less than the image's disk of %s",
+			units.BytesSize(float64(requested)), units.BytesSize(float64(image.Size)))
+		hint := fmt.Sprintf("a disk cannot shrink: pass --disk %dMiB or more, or leave --disk out",
+			roundUp(image.Size, mib)/mib)
+		return 0, fault.New(fault.Usage, err, hint)
+	}
+	return size, nil
 }
 
 func roundUp(n, unit int64) int64 { return (n + unit - 1) / unit * unit }

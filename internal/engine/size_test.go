@@ -1,11 +1,13 @@
 package engine
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/banger-vm/banger/internal/fault"
 	"github.com/banger-vm/banger/internal/imagepull"
 	"github.com/banger-vm/banger/internal/rootfs"
+	"github.com/banger-vm/banger/internal/store"
 )
 
 func TestChooseSize(t *testing.T) {
@@ -34,6 +36,33 @@ func TestChooseSize(t *testing.T) {
 		}
 		if err != nil || got < c.low || got > c.high || got%blockSize != 0 {
 			t.Errorf("%s: got (%d, %v), want whole blocks from %d to %d", c.name, got, err, c.low, c.high)
+		}
+	}
+}
+
+func TestDiskSize(t *testing.T) {
+	image := store.Image{Size: 2*gib + 12*blockSize}
+	for _, c := range []struct {
+		name      string
+		requested int64
+		want      int64
+		refused   bool
+	}{
+		{name: "not asked for", requested: 0, want: 0},
+		{name: "the image's own", requested: image.Size, want: 0},
+		{name: "a part of a block more", requested: image.Size + 5, want: 0},
+		{name: "a block more", requested: image.Size + blockSize, want: image.Size + blockSize},
+		{name: "odd size", requested: 20*gib + 5, want: 20 * gib},
+		{name: "smaller", requested: 512 * mib, refused: true},
+		{name: "a byte smaller", requested: image.Size - 1, refused: true},
+		{name: "a byte", requested: 1, refused: true},
+	} {
+		got, err := diskSize(c.requested, image)
+		if got != c.want || c.refused != (err != nil) {
+			t.Errorf("%s: got (%d, %v), want %d", c.name, got, err, c.want)
+		}
+		if c.refused && (fault.KindOf(err) != fault.Usage || !strings.Contains(fault.HintOf(err), "--disk 2049MiB")) {
+			t.Errorf("%s: got %v (hint %q), want a fault.Usage whose hint has the least size", c.name, err, fault.HintOf(err))
 		}
 	}
 }
