@@ -21,8 +21,8 @@ const (
 	diskLimit = 20 * time.Second
 
 	// rootOptions have the kernel zero the inode tables of new groups while the file system grows
-	// (ext4_setup_next_flex_gd of fs/ext4/resize.c), and not in the background for minutes or, after a large growth,
-	// hours. It asks the disk to write zeros (setup_new_flex_group_blocks), which the overlay notes without storing them.
+	// (ext4_setup_next_flex_gd of fs/ext4/resize.c), and not afterwards in the background, at a tenth of the speed. It
+	// asks the disk to write zeros (setup_new_flex_group_blocks), which the overlay notes without storing them.
 	rootOptions = "noinit_itable"
 
 	rootSerial    = "banger-root"
