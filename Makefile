@@ -8,7 +8,7 @@ GO ?= go
 AGENT := internal/guest/embedded/banger-guest
 FUZZTIME ?= 30s
 
-.PHONY: build demo test soak lint fuzz bench docs clean
+.PHONY: build demo test long soak lint fuzz bench docs clean
 
 build: ## bin/banger, with the guest agent inside it
 	@scripts/deps.sh build
@@ -24,6 +24,11 @@ test: ## everything, boots included
 	@scripts/deps.sh build test
 	@$(MAKE) --no-print-directory build
 	@CACHE="$(CACHE)" scripts/test.sh
+
+long: build ## the tests of file systems that take minutes: a million names, tens of thousands of random trees, 16 TiB
+	@scripts/deps.sh test
+	BANGER_TEST_LONG=1 BANGER_TEST_E2FSCK="$$(scripts/e2fsprogs.sh "$(CACHE)/test/e2fsprogs")" \
+	  PATH="$(PATH):/usr/sbin:/sbin" $(GO) test -count=1 -timeout 120m ./internal/imagepull
 
 lint: ## golangci-lint (with staticcheck), shellcheck, govulncheck
 	@scripts/lint.sh

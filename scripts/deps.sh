@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# deps.sh [build] [demo] [test]: installs what these need and the machine lacks, on Debian 12 and later and Ubuntu 22.04
-# and later. Where nothing is missing it does nothing. Without root and sudo it prints the one line to run.
+# deps.sh [build] [demo] [test] [bench]: installs what these need and the machine lacks, on Debian 12 and later and
+# Ubuntu 22.04 and later. Where nothing is missing it does nothing. Without root and sudo it prints the one line to run.
 set -euo pipefail
 
 export PATH=$PATH:/usr/sbin:/sbin:/usr/local/go/bin:/usr/lib/go-1.24/bin:/usr/lib/go-1.23/bin:/usr/lib/go-1.22/bin
@@ -32,7 +32,7 @@ for purpose in "${@:-build}"; do
       want git git
       ;;
     demo)
-      want mkfs.ext4 e2fsprogs; want qemu-system-x86_64 qemu-system-x86; want qemu-img qemu-utils
+      want qemu-system-x86_64 qemu-system-x86; want qemu-img qemu-utils
       image; want docker-registry docker-registry; want skopeo skopeo; want curl curl
       ;;
     test)
@@ -42,6 +42,9 @@ for purpose in "${@:-build}"; do
       want setcap libcap2-bin; want getfattr attr; want getfacl acl; want pgrep procps; want dpkg-deb dpkg; want depmod kmod
       # The race detector links against the C library.
       [ -e /usr/include/stdlib.h ] || missing+=(libc6-dev)
+      ;;
+    bench)
+      want mkfs.ext4 e2fsprogs; image; want umoci umoci; want fakeroot fakeroot; want eatmydata eatmydata
       ;;
     *) echo "deps.sh: no purpose $purpose" >&2; exit 2 ;;
   esac

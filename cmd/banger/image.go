@@ -43,7 +43,7 @@ docker-archive:FILE for what docker save writes. The same image with the same op
 	flags.StringVar(&options.Name, "name", "", "name of the image here (default: the reference's)")
 	flags.StringVar(&size, "size", "", "size of the disk, such as 4GiB (default: the content and room to work)")
 	flags.StringVar(&options.Platform, "platform", "linux/amd64", "os/architecture to choose from a multi-platform image")
-	flags.StringVar(&options.Builder, "builder", "mkfs", "what writes the file system: mkfs")
+	flags.StringVar(&options.Builder, "builder", "native", "what writes the file system: native, or mkfs (needs e2fsprogs)")
 	flags.BoolVar(&options.NoGuest, "no-guest", false, "leave the image as it is, without banger's agent, which only linux/amd64 images get")
 	return cmd
 }
@@ -145,8 +145,14 @@ func newImageInspect(a *app) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use: "inspect IMAGE", Short: "Show what is known of an image", Args: exactly("an IMAGE"),
+		Long: `Show what is known of an image.
+
+The SHA-256 is that of the file which image export writes. It is found out when an image is inspected for the first time,
+which takes a while for a large one.`,
 		Example: "  banger image inspect debian:bookworm\n  banger image inspect debian:bookworm --json",
-		RunE:    func(_ *cobra.Command, args []string) error { return a.imageInspect(args[0], asJSON) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.imageInspect(cmd.Context(), args[0], asJSON)
+		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
@@ -155,10 +161,13 @@ func newImageInspect(a *app) *cobra.Command {
 // imageDetails is an image as `image inspect --json` prints it; schema is the store's.
 type imageDetails struct {
 	engine.NamedImage
-	Disk string `json:"disk"`
+	Disk   string `json:"disk"`
+	SHA256 string `json:"sha256"` // of the disk, in hex
+
+	FileSystem engine.FileSystem `json:"file_system"`
 }
 
-func (a *app) imageInspect(query string, asJSON bool) error {
+func (a *app) imageInspect(ctx context.Context, query string, asJSON bool) error {
 	e, err := a.engine()
 	if err != nil {
 		return err
@@ -168,6 +177,13 @@ func (a *app) imageInspect(query string, asJSON bool) error {
 		return err
 	}
 	details := imageDetails{NamedImage: image, Disk: e.DiskOf(image.Image)}
+	if details.FileSystem, err = e.FileSystemOf(image.Image); err != nil {
+		return err
+	}
+	if details.SHA256, err = e.SHA256Of(ctx, image.Image); err != nil {
+		return err
+	}
+	a.progress.clear()
 	if asJSON {
 		return a.printJSON(details)
 	}
@@ -181,9 +197,11 @@ func (a *app) printImage(image imageDetails) error {
 	}
 	_, _ = fmt.Fprintf(w, "ID:\t%s\nReference:\t%s\nDigest:\t%s\nPlatform:\t%s\nCreated:\t%s\n",
 		image.ID, image.Reference, image.Digest, image.Platform, image.Created.Format(time.RFC3339))
-	_, _ = fmt.Fprintf(w, "Disk:\t%s\nSize:\t%s (%d bytes)\nContent:\t%s in %d files\nBuilder:\t%s\n",
-		image.Disk, units.BytesSize(float64(image.Size)), image.Size,
+	_, _ = fmt.Fprintf(w, "Disk:\t%s\nSHA-256:\t%s\nSize:\t%s (%d bytes)\nContent:\t%s in %d files\nBuilder:\t%s\n",
+		image.Disk, image.SHA256, units.BytesSize(float64(image.Size)), image.Size,
 		units.HumanSize(float64(image.Content)), image.Inodes, image.Builder)
+	_, _ = fmt.Fprintf(w, "File system:\tUUID %s, %s and %d inodes free\n", image.FileSystem.UUID,
+		units.BytesSize(float64(image.FileSystem.FreeBytes)), image.FileSystem.FreeInodes)
 	_, _ = fmt.Fprintf(w, "Guest agent:\t%s\nInit:\t%s\n", orDash(image.Guest), orDash(image.Init))
 	for _, layer := range image.Layers {
 		_, _ = fmt.Fprintf(w, "Layer:\t%s\n", layer.DiffID)

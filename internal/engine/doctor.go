@@ -37,10 +37,10 @@ const lowSpace = 2 * gib
 // Doctor checks what pulling and running need of this host.
 func (e *Engine) Doctor() []Check {
 	return []Check{
-		e.checkProgram("build disks", "mkfs.ext4"),
-		e.checkProgram("build disks", "debugfs"),
 		e.checkProgram("boot VMs", "qemu-system-x86_64"),
 		e.checkProgram("boot VMs", "qemu-img"),
+		optional(e.checkProgram("build disks with --builder mkfs", "mkfs.ext4")),
+		optional(e.checkProgram("build disks with --builder mkfs", "debugfs")),
 		checkAccelerator(),
 		e.checkKernel(),
 		checkAgent(),
@@ -55,6 +55,14 @@ func (e *Engine) checkProgram(purpose, program string) Check {
 		return failed(program, err)
 	}
 	return Check{Name: program, State: Pass, Detail: fmt.Sprintf("%s (to %s)", file, purpose)}
+}
+
+// optional makes a failure of something that banger works without a warning.
+func optional(check Check) Check {
+	if check.State == Fail {
+		check.State, check.Detail = Warn, check.Detail+" (needed for --builder mkfs only)"
+	}
+	return check
 }
 
 func failed(name string, err error) Check {

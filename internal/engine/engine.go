@@ -53,8 +53,9 @@ func New(config Config) (*Engine, error) {
 	}, nil
 }
 
-func (e *Engine) puller() *imagepull.Puller {
-	return &imagepull.Puller{Runner: e.runner, Layers: e.layers, Now: e.config.Now, Report: e.config.Report}
+// steps runs and reports the steps of what takes long.
+func (e *Engine) steps() imagepull.Steps {
+	return imagepull.Steps{Now: e.config.Now, Report: e.config.Report}
 }
 
 // sockets makes a directory for sockets that only the user can enter. A socket's path has to fit into 108 bytes

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/docker/go-units"
 	"golang.org/x/sys/unix"
 
 	"github.com/banger-vm/banger/internal/fault"
@@ -109,6 +110,19 @@ func (e *Engine) pruneLayers(ctx context.Context) error {
 
 // DiskOf returns the path of an image's ext4 file.
 func (e *Engine) DiskOf(image store.Image) string { return e.images.Disk(image.ID) }
+
+// SHA256Of returns the SHA-256, in hex, of an image's ext4 file, which is that of an export. The first call for an image
+// reads the file, as the step Hash.
+func (e *Engine) SHA256Of(ctx context.Context, image store.Image) (sum string, err error) {
+	if known := e.images.KnownSHA256(image.ID); known != "" {
+		return known, nil
+	}
+	err = e.steps().Run("Hash", func() (string, error) {
+		sum, err = e.images.DiskSHA256(ctx, image.ID)
+		return units.BytesSize(float64(image.Size)), err
+	})
+	return sum, err
+}
 
 // ExportImage writes the image's ext4 file to path, sparse, replacing a file that is there. It appears whole or not at
 // all.

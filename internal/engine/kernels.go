@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 
+	"github.com/banger-vm/banger/internal/imagepull"
 	"github.com/banger-vm/banger/internal/kernel"
 	"github.com/banger-vm/banger/internal/rootfs"
 )
@@ -15,9 +16,16 @@ func (e *Engine) ImportKernel(ctx context.Context, name string, source kernel.So
 		return nil, err
 	}
 	defer func() { _ = stage.Close() }()
+	builder, err := e.builder("")
+	if err != nil {
+		return nil, err
+	}
 	build := func(ctx context.Context, modules *rootfs.Tree, outFile string) error {
-		usage := modules.Usage()
-		return e.puller().Build(ctx, modules, usage, stage.Dir, outFile, neededSize(usage))
+		_, err := builder.Build(ctx, imagepull.Work{
+			Tree: modules, Usage: modules.Usage(), Dir: stage.Dir, OutFile: outFile,
+			Size: func(usage rootfs.Usage) (int64, error) { return builder.MinSize(usage), nil },
+		}, e.steps())
+		return err
 	}
 	imported, err := e.kernels.Import(ctx, name, source, build, e.config.Now())
 	return imported, noSpace(err)

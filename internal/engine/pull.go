@@ -20,12 +20,6 @@ import (
 	"github.com/banger-vm/banger/internal/store"
 )
 
-// builderMkfs is the builder that mkfs.ext4 and debugfs make up; its version changes when its results do.
-const (
-	builderMkfs        = "mkfs"
-	builderMkfsVersion = "1"
-)
-
 // PullOptions are the choices of a pull. The zero value pulls linux/amd64 under the reference's own name, with the
 // agent, on a disk that banger sizes.
 type PullOptions struct {
@@ -51,7 +45,7 @@ func (e *Engine) PullImage(ctx context.Context, reference string, options PullOp
 		return Pulled{}, err
 	}
 	defer func() { err = errors.Join(err, temp.Close()) }()
-	plan, err := planPull(ctx, reference, temp.Dir, options)
+	plan, err := e.planPull(ctx, reference, temp.Dir, options)
 	if err != nil {
 		return Pulled{}, noSpace(err)
 	}
@@ -66,12 +60,14 @@ func (e *Engine) PullImage(ctx context.Context, reference string, options PullOp
 type pullPlan struct {
 	image   *oci.Image
 	options PullOptions
+	builder imagepull.Builder
 	agent   *imagepull.Agent // nil without one
 	wanted  string           // the name to give
 }
 
-func planPull(ctx context.Context, reference, tempDir string, options PullOptions) (*pullPlan, error) {
-	if err := checkBuilder(options.Builder); err != nil {
+func (e *Engine) planPull(ctx context.Context, reference, tempDir string, options PullOptions) (*pullPlan, error) {
+	builder, err := e.builder(options.Builder)
+	if err != nil {
 		return nil, err
 	}
 	platform, err := oci.ParsePlatform(orDefault(options.Platform, bootPlatform))
@@ -82,7 +78,7 @@ func planPull(ctx context.Context, reference, tempDir string, options PullOption
 	if err != nil {
 		return nil, err
 	}
-	plan := &pullPlan{image: image, options: options, wanted: orDefault(options.Name, image.Name)}
+	plan := &pullPlan{image: image, options: options, builder: builder, wanted: orDefault(options.Name, image.Name)}
 	if err := checkName(plan.wanted); err != nil {
 		return nil, errors.Join(err, image.Close())
 	}
@@ -90,17 +86,6 @@ func planPull(ctx context.Context, reference, tempDir string, options PullOption
 		return nil, errors.Join(err, image.Close())
 	}
 	return plan, nil
-}
-
-func checkBuilder(builder string) error {
-	switch builder {
-	case "", builderMkfs:
-		return nil
-	case "native":
-		err := errors.New(`choosing the builder: "native" is not part of this version`)
-		return fault.New(fault.Unsupported, err, "leave --builder out, or pass --builder mkfs")
-	}
-	return fault.New(fault.Usage, fmt.Errorf("choosing the builder: there is no %q", builder), "pass --builder mkfs")
 }
 
 // bootPlatform is the only platform that the agent is for, and that VMs run.
@@ -148,11 +133,16 @@ func (p *pullPlan) id() string {
 	hash := sha256.New()
 	for _, input := range []string{
 		"image-1", p.image.Digest, p.image.Platform.String(), fmt.Sprint(p.options.Size),
-		builderMkfs, builderMkfsVersion, agent,
+		p.builder.Name(), p.builder.Version(), agent,
 	} {
 		_, _ = fmt.Fprintf(hash, "%d:%s", len(input), input)
 	}
 	return hex.EncodeToString(hash.Sum(nil))
+}
+
+// size decides the size of the disk for an image of this usage.
+func (p *pullPlan) size(usage rootfs.Usage) (int64, error) {
+	return chooseSize(p.options.Size, p.builder.MinSize(usage))
 }
 
 func (p *pullPlan) name() store.Name {
@@ -194,9 +184,9 @@ func (e *Engine) buildImage(ctx context.Context, plan *pullPlan) (image store.Im
 	if err := os.Mkdir(filepath.Dir(disk), 0o700); err != nil {
 		return store.Image{}, fmt.Errorf("staging the image: %w", err)
 	}
-	built, err := e.puller().Pull(ctx, imagepull.Request{
-		Image: plan.image, Agent: plan.agent, WorkDir: stage.Dir, OutFile: disk,
-		Size: func(usage rootfs.Usage) (int64, error) { return chooseSize(plan.options.Size, usage) },
+	puller := imagepull.Puller{Builder: plan.builder, Layers: e.layers, Steps: e.steps()}
+	built, err := puller.Pull(ctx, imagepull.Request{
+		Image: plan.image, Agent: plan.agent, WorkDir: stage.Dir, OutFile: disk, Size: plan.size,
 	})
 	if err != nil {
 		return store.Image{}, err
@@ -209,7 +199,7 @@ func (e *Engine) describe(plan *pullPlan, built imagepull.Built) store.Image {
 	image := store.Image{
 		ID: plan.id(), Reference: plan.image.Reference, Digest: plan.image.Digest,
 		Platform: plan.image.Platform.String(), Created: e.config.Now().UTC(),
-		Size: built.Size, Content: built.Usage.Bytes, Inodes: built.Usage.Inodes, Builder: builderMkfs,
+		Size: built.Size, Content: built.Usage.Bytes, Inodes: built.Usage.Inodes, Builder: plan.builder.Name(),
 		Init: string(built.Init), Config: plan.image.RawConfig, Schema: store.Schema,
 	}
 	if plan.agent != nil {

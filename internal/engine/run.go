@@ -202,7 +202,7 @@ func (e *Engine) boot(ctx context.Context, dir *store.Stage, image store.Image, 
 		return nil, nil, err
 	}
 	var machine *qemu.Machine
-	err = e.puller().Step("Boot", func() (detail string, err error) {
+	err = e.steps().Run("Boot", func() (detail string, err error) {
 		machine, err = qemu.Start(ctx, e.runner, spec, rand.Reader)
 		if err == nil && image.Init == string(guest.Systemd) {
 			waitBoot(ctx, machine, options.Timeout)

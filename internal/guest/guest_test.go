@@ -144,16 +144,68 @@ func TestAssets(t *testing.T) {
 	}
 }
 
-// checkRenewal puts the assets into the tree and wants the same ones again, as for an image that banger made.
+// checkRenewal adds the assets to the tree and then, as for an image that banger made, those of a newer agent.
 func checkRenewal(t *testing.T, tree *rootfs.Tree, assets []Asset) {
 	t.Helper()
-	for _, a := range assets {
-		if err := tree.Add(a.Path, a.Node); err != nil {
-			t.Fatalf("adding an asset to its own tree: %v", err)
-		}
+	if err := Add(tree, assets); err != nil {
+		t.Fatalf("adding assets to their own tree: %v", err)
 	}
-	if _, _, err := Assets(tree, config1(""), "sha256:2", "v2", []byte("newer agent")); err != nil {
-		t.Errorf("renewing banger's own files: %v", err)
+	before := tree.Usage()
+	newer, _, err := Assets(tree, config1(""), "sha256:2", "v2", []byte("newer agent"))
+	if err == nil {
+		err = Add(tree, newer)
+	}
+	if err != nil {
+		t.Fatalf("renewing banger's own files: %v", err)
+	}
+	agent, err := tree.Lookup(agentPath)
+	if err != nil || string(content(agent)) != "newer agent" || agent.Links != 1 {
+		t.Errorf("the renewed agent is %+v (%v), want the newer one with one name", agent, err)
+	}
+	if after := tree.Usage(); after.Names != before.Names || after.Inodes != before.Inodes {
+		t.Errorf("renewing made %+v of %+v, want as many names and inodes", after, before)
+	}
+}
+
+// TestAddRenewsOneName: a file that banger renews may have other names, and its directory has a time of its own.
+func TestAddRenewsOneName(t *testing.T) {
+	tree := newTree(t, "/usr/lib/banger/banger-guest*")
+	old, err := tree.Lookup(agentPath)
+	if err == nil {
+		err = tree.Add("/copy", old)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, _ := tree.Lookup(dirPath)
+	dir.Mode, dir.MTime = 0o700, time.Unix(77, 7)
+	assets := []Asset{{Path: dirPath, Node: directory()}, {Path: agentPath, Node: file(0o755, []byte("new"))}}
+	if err := Add(tree, assets); err != nil {
+		t.Fatal(err)
+	}
+	renewed, _ := tree.Lookup(agentPath)
+	if renewed != assets[1].Node || renewed.Links != 1 || old.Links != 1 {
+		t.Errorf("the new file has %d names and the old one %d, want one each", renewed.Links, old.Links)
+	}
+	if dir.Mode != 0o700 || !dir.MTime.Equal(time.Unix(77, 7)) {
+		t.Errorf("the directory is %o of %v, want it as it was", dir.Mode, dir.MTime)
+	}
+}
+
+func TestAddConflict(t *testing.T) {
+	for _, a := range []Asset{
+		{Path: "/dir", Node: file(0o644, nil)},
+		{Path: "/file", Node: directory()},
+		{Path: "/link", Node: directory()},
+	} {
+		tree := newTree(t, "/dir/inside", "/file", "/link -> nowhere")
+		before := tree.Usage()
+		if err := Add(tree, []Asset{a}); fault.KindOf(err) != fault.Conflict || !strings.Contains(err.Error(), a.Path) {
+			t.Errorf("%q in place of another kind: got %v, want a conflict that names it", a.Path, err)
+		}
+		if after := tree.Usage(); after != before {
+			t.Errorf("%q: a refused asset made %+v of %+v", a.Path, after, before)
+		}
 	}
 }
 

@@ -13,10 +13,6 @@ import (
 	"github.com/banger-vm/banger/internal/system"
 )
 
-// MinExt4Size is the smallest file system that BuildExt4 makes, in bytes. A journal and the inode tables leave little
-// room below it.
-const MinExt4Size = 64 << 20
-
 // sizeHint is what to do about an image that does not fit its disk.
 const sizeHint = "the disk is too small for the image: pass a larger --size"
 
@@ -51,9 +47,8 @@ func BuildExt4(ctx context.Context, runner *system.CommandRunner, srcDir, outFil
 
 // checkBuild refuses what cannot be built, before anything is touched.
 func checkBuild(srcDir string, sizeBytes int64) error {
-	if sizeBytes < MinExt4Size {
-		err := fmt.Errorf("%d bytes are fewer than the least, %d", sizeBytes, MinExt4Size)
-		return fault.New(fault.NoSpace, err, "pass a --size of at least 64MiB")
+	if err := checkSize(sizeBytes); err != nil {
+		return err
 	}
 	info, err := os.Stat(srcDir)
 	if err != nil {
@@ -65,14 +60,28 @@ func checkBuild(srcDir string, sizeBytes int64) error {
 	return nil
 }
 
-// createSparse makes file a file of zeros that takes no space, in place of an old one. Only the caller can read it: a
-// root file system has secrets. On failure there is no file, or the old one that could not be replaced.
-func createSparse(file string, size int64) error {
+// checkSize refuses a size that no builder makes.
+func checkSize(size int64) error {
+	if size < MinExt4Size {
+		err := fmt.Errorf("%d bytes are fewer than the least, %d", size, MinExt4Size)
+		return fault.New(fault.NoSpace, err, "pass a --size of at least 64MiB")
+	}
+	return nil
+}
+
+// createFile makes an empty file in place of an old one. Only the caller can read it: a root file system has secrets.
+// On failure there is no file, or the old one that could not be replaced.
+func createFile(file string) (*os.File, error) {
 	// unlink and not os.Remove, which would remove an empty directory, too.
 	if err := syscall.Unlink(file); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("removing the old %q: %w", file, err)
+		return nil, fmt.Errorf("removing the old %q: %w", file, err)
 	}
-	f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	return os.OpenFile(file, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+}
+
+// createSparse is createFile with a length: the file is zeros that take no space.
+func createSparse(file string, size int64) error {
+	f, err := createFile(file)
 	if err != nil {
 		return err
 	}
@@ -92,7 +101,7 @@ func makeExt4(ctx context.Context, runner *system.CommandRunner, source, file st
 	// No size is given: mkfs.ext4 counts it in KiB whatever the block size (mke2fs(8)), and the file's own is exact.
 	_, err := runner.Run(ctx, system.Command{
 		Name: "mkfs.ext4",
-		Args: []string{"-F", "-q", "-d", source, "-L", "banger-rootfs", "-E", "root_owner=0:0", file},
+		Args: []string{"-F", "-q", "-d", source, "-L", label, "-E", "root_owner=0:0", file},
 	})
 	if err != nil {
 		return spaceFault(err)
@@ -105,7 +114,7 @@ func makeExt4(ctx context.Context, runner *system.CommandRunner, source, file st
 }
 
 // spaceFault makes err a fault.NoSpace if a program's words in it say that the file system or the host's disk is
-// full.
+// full, and a fault.Unsupported if an inode has no room for its attributes.
 func spaceFault(err error) error {
 	text := err.Error()
 	if strings.Contains(text, syscall.ENOSPC.Error()) || strings.Contains(text, "No space left on device") {
@@ -113,6 +122,9 @@ func spaceFault(err error) error {
 	}
 	// The messages of EXT2_ET_BLOCK_ALLOC_FAIL, EXT2_ET_INODE_ALLOC_FAIL and EXT2_ET_TOOSMALL
 	// (e2fsprogs lib/ext2fs/ext2_err.et.in).
+	if strings.Contains(text, "Insufficient space to store extended attribute data") { // EXT2_ET_EA_NO_SPACE
+		return fault.New(fault.Unsupported, err, "a file's attributes have to fit into one block: 1 KiB below 512MiB, else 4 KiB")
+	}
 	for _, words := range []string{"Could not allocate block", "Could not allocate inode", "too small"} {
 		if strings.Contains(text, words) {
 			return fault.New(fault.NoSpace, err, sizeHint)

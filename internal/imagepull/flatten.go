@@ -3,8 +3,6 @@ package imagepull
 import (
 	"context"
 	"fmt"
-	"os"
-	"path/filepath"
 
 	"github.com/docker/go-units"
 	"golang.org/x/sync/errgroup"
@@ -21,7 +19,7 @@ const parallelLayers = 4
 // pullLayers is the step Pull: it brings every layer of the image into the layer store and opens it.
 func (p *Puller) pullLayers(ctx context.Context, image *oci.Image) ([]*layer.Layer, error) {
 	layers := make([]*layer.Layer, len(image.Blobs))
-	err := p.Step("Pull", func() (string, error) {
+	err := p.Run("Pull", func() (string, error) {
 		arrived := &arrivals{total: units.HumanSize(float64(totalSize(image)))}
 		defer arrived.watch(p.Report)()
 		group, ctx := errgroup.WithContext(ctx)
@@ -72,7 +70,7 @@ func closeAll(layers []*layer.Layer) {
 func (p *Puller) flatten(image *oci.Image, layers []*layer.Layer) (*rootfs.Tree, rootfs.Usage, error) {
 	var tree *rootfs.Tree
 	var usage rootfs.Usage
-	err := p.Step("Flatten", func() (detail string, err error) {
+	err := p.Run("Flatten", func() (detail string, err error) {
 		tree, err = rootfs.Flatten(layers)
 		if err != nil {
 			return "", fmt.Errorf("flattening %q: %w", image.Reference, err)
@@ -81,30 +79,4 @@ func (p *Puller) flatten(image *oci.Image, layers []*layer.Layer) (*rootfs.Tree,
 		return fmt.Sprintf("%d files, %s", usage.Inodes, units.HumanSize(float64(usage.Bytes))), nil
 	})
 	return tree, usage, err
-}
-
-// Build makes an ext4 file of sizeBytes from any tree, whose usage the caller knows: BuildExt4 of the staged tree, and
-// ApplyOwnership. The staged tree is below workDir while Build runs.
-func (p *Puller) Build(ctx context.Context, tree *rootfs.Tree, usage rootfs.Usage, workDir, outFile string, sizeBytes int64) error {
-	staged := filepath.Join(workDir, "staged")
-	defer func() { _ = os.RemoveAll(staged) }()
-	err := p.Step("BuildExt4", func() (string, error) {
-		if err := os.Mkdir(staged, 0o700); err != nil {
-			return "", fmt.Errorf("staging the tree: %w", err)
-		}
-		if err := rootfs.Stage(ctx, tree, staged); err != nil {
-			return "", fmt.Errorf("staging the tree: %w", err)
-		}
-		return units.BytesSize(float64(sizeBytes)), BuildExt4(ctx, p.Runner, staged, outFile, sizeBytes)
-	})
-	if err != nil {
-		return err
-	}
-	err = p.Step("ApplyOwnership", func() (string, error) {
-		return fmt.Sprintf("%d inodes", usage.Inodes), ApplyOwnership(ctx, p.Runner, tree, outFile)
-	})
-	if err != nil {
-		_ = os.Remove(outFile)
-	}
-	return err
 }

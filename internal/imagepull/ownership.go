@@ -3,7 +3,6 @@ package imagepull
 import (
 	"context"
 	"fmt"
-	"math"
 	"os"
 	"path"
 	"path/filepath"
@@ -11,8 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
 
+	"github.com/banger-vm/banger/internal/ext4"
 	"github.com/banger-vm/banger/internal/fault"
 	"github.com/banger-vm/banger/internal/layer"
 	"github.com/banger-vm/banger/internal/rootfs"
@@ -185,14 +184,14 @@ func (r *restorer) restore(path, ref string, n *rootfs.Node) error {
 	r.set(ref, "uid", decimal(n.UID))
 	r.set(ref, "gid", decimal(n.GID))
 	// Both halves as numbers: debugfs takes no time of one second before 1970 (string_to_time returns -1 for errors).
-	seconds, extra := encodeTime(n.MTime)
+	seconds, extra := ext4.EncodeTime(n.MTime)
 	r.set(ref, "mtime_lo", decimal(seconds))
 	r.set(ref, "mtime_extra", decimal(extra))
 	if n.Kind != rootfs.Directory && n.Links > 1 {
 		r.set(ref, "links_count", decimal(n.Links))
 	}
 	if n.Kind == rootfs.CharDevice || n.Kind == rootfs.BlockDevice {
-		old, wide := encodeDevice(n.Major, n.Minor)
+		old, wide := ext4.EncodeDevice(n.Major, n.Minor)
 		r.set(ref, "block[0]", decimal(old))
 		r.set(ref, "block[1]", decimal(wide))
 	}
@@ -275,27 +274,4 @@ func typeBits(k rootfs.Kind) uint32 {
 		return syscall.S_IFIFO
 	}
 	return 0
-}
-
-// encodeTime returns a time as an inode has it: the low 32 bits of the seconds since 1970, which are signed, and a word
-// with two more bits of them and, above those, the nanoseconds (fs/ext4/ext4.h: ext4_encode_extra_time).
-func encodeTime(t time.Time) (seconds, extra uint32) {
-	const first, last = math.MinInt32, math.MaxInt32 + 3<<32
-	s, ns := t.Unix(), int64(t.Nanosecond())
-	if s < first {
-		s, ns = first, 0
-	} else if s > last {
-		s, ns = last, 0
-	}
-	epoch := (s - int64(int32(s))) >> 32 & 3
-	return uint32(s), uint32(epoch | ns<<2)
-}
-
-// encodeDevice returns the first two block numbers of a device's inode. Numbers below 256 have the old form, in the
-// first, and all others the new one, in the second (fs/ext4/inode.c: ext4_do_update_inode; linux/kdev_t.h).
-func encodeDevice(major, minor uint32) (old, wide uint32) {
-	if major < 256 && minor < 256 {
-		return major<<8 | minor, 0
-	}
-	return 0, minor&0xff | major<<8 | minor&^0xff<<12
 }

@@ -3,89 +3,18 @@ package imagepull
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/banger-vm/banger/internal/ext4"
 	"github.com/banger-vm/banger/internal/fault"
 	"github.com/banger-vm/banger/internal/layer"
 	"github.com/banger-vm/banger/internal/rootfs"
 )
-
-// fullTree has one of everything that can go wrong.
-func fullTree() *rootfs.Tree {
-	tree := newTree()
-	tree.Root.UID, tree.Root.GID, tree.Root.Mode = 3, 4, 0o1751
-	tree.Root.MTime = time.Unix(1_600_000_000, 123456789)
-	tree.Root.Xattrs = []layer.Xattr{{Name: "trusted.root", Value: "\x00\xff"}}
-	put(tree, "/usr", newDir())
-	put(tree, "/usr/bin", newDir())
-	su := put(tree, "/usr/bin/su", file("setuid"))
-	su.Mode = 0o4755
-	ping := put(tree, "/usr/bin/ping", file("with a capability"))
-	ping.Xattrs = []layer.Xattr{capability(1 << 13)}
-	put(tree, "/usr/bin/ping6", ping)
-	link := put(tree, "/usr/bin/link", symlink("su"))
-	put(tree, "/usr/bin/same link", link)
-	put(tree, "/usr/long", symlink(strings.Repeat("l", 900)))
-	put(tree, "/dev", newDir())
-	null := put(tree, "/dev/null", special(rootfs.CharDevice, 1, 3))
-	null.Mode = 0o666
-	put(tree, "/null again", null)
-	put(tree, "/dev/<8>", special(rootfs.BlockDevice, 259, 1<<20-1))
-	put(tree, "/pipe", special(rootfs.FIFO, 0, 0))
-	put(tree, "/empty", file(""))
-	big := put(tree, "/big owner", file("x"))
-	big.UID, big.GID = 4_000_000_000, 65_536
-	put(tree, "/odd", newDir())
-	for _, name := range oddNames() {
-		put(tree, "/odd/"+name, file(name))
-		if !strings.Contains(name, "\r") {
-			put(tree, "/dev/"+name, special(rootfs.CharDevice, 5, 1))
-		}
-	}
-	return tree
-}
-
-func TestApplyOwnershipIsWhatTheKernelSees(t *testing.T) {
-	tree := fullTree()
-	mustMatch(t, tree, build(t, tree, MinExt4Size))
-}
-
-// With blocks of 4 KiB, attributes have more room, and directories are longer.
-func TestApplyOwnershipOnALargeDisk(t *testing.T) {
-	tree := fullTree()
-	value := strings.Repeat("\x00value", 500)
-	tree.Root.Children["empty"].Xattrs = []layer.Xattr{{Name: "user.large", Value: value}}
-	put(tree, "/many", newDir())
-	for i := range 2000 {
-		put(tree, fmt.Sprintf("/many/%d-%s", i, strings.Repeat("n", i%200)), file(""))
-	}
-	mustMatch(t, tree, build(t, tree, 1<<30))
-}
-
-// mkfs.ext4 makes a lost+found, which the image may have as well.
-func TestLostAndFoundOfTheImage(t *testing.T) {
-	tree := newTree()
-	put(tree, "/lost+found", newDir()).Mode = 0o711
-	put(tree, "/lost+found/#12", file("found"))
-	mustMatch(t, tree, build(t, tree, MinExt4Size))
-}
-
-func TestRandomTrees(t *testing.T) {
-	needMount(t)
-	for seed := range uint64(24) {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			tree := randomTree(rand.New(rand.NewPCG(seed, 1)))
-			mustMatch(t, tree, build(t, tree, MinExt4Size))
-		})
-	}
-}
 
 // The second judge needs no root: what debugfs says of each inode.
 func TestApplyOwnershipIsWhatDebugfsShows(t *testing.T) {
@@ -134,7 +63,7 @@ func TestApplyOwnershipIsWhatDebugfsShows(t *testing.T) {
 
 // statOf returns what debugfs's stat prints of a node. It shows owners as signed numbers.
 func statOf(n *rootfs.Node) map[string]string {
-	seconds, extra := encodeTime(n.MTime)
+	seconds, extra := ext4.EncodeTime(n.MTime)
 	out := map[string]string{
 		"mode":  fmt.Sprintf("Mode:  0%03o", n.Mode),
 		"owner": fmt.Sprintf("User: %5d   Group: %5d ", int32(n.UID), int32(n.GID)),
@@ -296,72 +225,6 @@ func TestApplyOwnershipErrors(t *testing.T) {
 			}
 			mustLeaveOnly(t, image)
 		})
-	}
-}
-
-// Namespaces that Linux does not have are left out.
-func TestUnknownAttributesAreLeftOut(t *testing.T) {
-	tree := newTree()
-	f := put(tree, "/f", file("x"))
-	f.Xattrs = []layer.Xattr{{Name: "com.apple.provenance", Value: "1"}, {Name: "user.", Value: "1"}}
-	image := build(t, tree, MinExt4Size)
-	f.Xattrs = nil
-	mustMatch(t, tree, image)
-}
-
-// Each judge has to catch what it is there for.
-func TestTheJudgesCatchDamage(t *testing.T) {
-	needMount(t)
-	tree := fullTree()
-	image := build(t, tree, MinExt4Size)
-	for _, command := range []string{
-		`sif /usr/bin/su uid 1`, `sif /usr/bin/su gid 70000`, `sif /usr/bin/su mode 0100755`, `sif / mtime_lo 7`,
-		`sif /usr/bin mtime_extra 4`, `ea_rm /usr/bin/ping security.capability`, `ea_set / trusted.root x`,
-		`sif /dev/null block[0] 0x0105`, `sif /usr/bin/ping links_count 3`, `ea_set /empty user.more x`, `sif /empty size 4`,
-		`rm "/null again"`, `sif / mode 040755`,
-	} {
-		damaged := filepath.Join(t.TempDir(), "damaged")
-		run(t, "cp", "--sparse=always", image, damaged)
-		run(t, "debugfs", "-w", "-R", command, damaged)
-		dir, unmount := mounted(t, damaged, "loop,ro")
-		if mountDifference(t, dir, tree) == "" {
-			t.Errorf("the comparison does not notice %s", command)
-		}
-		unmount()
-	}
-	damaged := filepath.Join(t.TempDir(), "damaged")
-	run(t, "cp", "--sparse=always", image, damaged)
-	run(t, "debugfs", "-w", "-R", "freei /empty", damaged)
-	if fsck(t, damaged) == nil {
-		t.Error("e2fsck does not notice a free inode that has a name")
-	}
-}
-
-func TestEncodeTime(t *testing.T) {
-	const ns = 5
-	tests := []struct {
-		seconds        int64
-		wantLow, wantX uint32
-	}{ // the table of Documentation/filesystems/ext4/inodes.rst, section "Inode Timestamps"
-		{-1 << 31, 0x80000000, 0 | ns<<2},
-		{-1, 0xffffffff, 0 | ns<<2},
-		{0, 0, 0 | ns<<2},
-		{1<<31 - 1, 0x7fffffff, 0 | ns<<2},
-		{1 << 31, 0x80000000, 1 | ns<<2},
-		{0x17fffffff, 0x7fffffff, 1 | ns<<2},
-		{0x180000000, 0x80000000, 2 | ns<<2},
-		{0x27fffffff, 0x7fffffff, 2 | ns<<2},
-		{0x280000000, 0x80000000, 3 | ns<<2},
-		{0x37fffffff, 0x7fffffff, 3 | ns<<2},
-		{0x380000000, 0x7fffffff, 3},
-		{-1<<31 - 1, 0x80000000, 0},
-		{-62135596800, 0x80000000, 0},
-	}
-	for _, tt := range tests {
-		low, extra := encodeTime(time.Unix(tt.seconds, ns))
-		if low != tt.wantLow || extra != tt.wantX {
-			t.Errorf("encodeTime(%d s + %d ns) = %#x, %#x; want %#x, %#x", tt.seconds, ns, low, extra, tt.wantLow, tt.wantX)
-		}
 	}
 }
 

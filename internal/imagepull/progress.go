@@ -13,6 +13,34 @@ import (
 	"github.com/banger-vm/banger/internal/oci"
 )
 
+// Step is one step of the recipe, for showing progress.
+type Step struct {
+	Name    string        // one of the five, or what the caller of Steps.Run calls it
+	Detail  string        // what the step made or, while it runs, how far it is
+	Done    bool          // whether the step has ended
+	Elapsed time.Duration // how long it took
+}
+
+// Steps runs steps and reports them.
+type Steps struct {
+	Now func() time.Time
+	// Report is told when a step begins (Elapsed is 0, Done false), now and then how far it is, and when it has ended.
+	Report func(Step)
+}
+
+// Run runs one step, of the recipe or of what follows it, and reports its beginning and end. run returns what the step
+// made, in words.
+func (s Steps) Run(name string, run func() (string, error)) error {
+	start := s.Now()
+	s.Report(Step{Name: name})
+	detail, err := run()
+	if err != nil {
+		return err
+	}
+	s.Report(Step{Name: name, Detail: detail, Done: true, Elapsed: s.Now().Sub(start)})
+	return nil
+}
+
 // refresh is how often the bytes that have arrived are reported.
 const refresh = 200 * time.Millisecond
 

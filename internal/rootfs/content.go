@@ -52,7 +52,9 @@ func (c content) fill(p []byte, off int64) (int, error) {
 			break
 		}
 		from, to := max(x.Logical, off), min(x.Logical+x.Length, end)
-		clear(p[done-off : from-off])
+		if from > done {
+			clear(p[done-off : from-off])
+		}
 		n, err := readExtent(c.node.Source, x, from, p[from-off:to-off])
 		if err != nil {
 			return int(from-off) + n, err

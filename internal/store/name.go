@@ -35,8 +35,10 @@ type Name struct {
 
 // LockImage waits for the right to make or remove the image.
 func (s *Images) LockImage(ctx context.Context, id string) (*lock.Lock, error) {
-	return s.home.Lock(ctx, "image-"+id)
+	return s.home.Lock(ctx, lockOf(id))
 }
+
+func lockOf(id string) string { return "image-" + id }
 
 func (s *Images) namePath(name string) string {
 	return s.path(namesDir, url.PathEscape(name)+nameSuffix)
@@ -88,7 +90,7 @@ func (s *Images) Tag(ctx context.Context, name Name) error {
 		return err
 	}
 	defer held.Release()
-	s.removeUnfinished()
+	removeUnfinished(s.path(namesDir))
 	if err := s.CheckName(name); err != nil {
 		return err
 	}
@@ -99,9 +101,9 @@ func (s *Images) Tag(ctx context.Context, name Name) error {
 	return writeJSON(s.namePath(name.Name), name)
 }
 
-// removeUnfinished removes what a process that was killed here has left. The caller holds the lock of the names.
-func (s *Images) removeUnfinished() {
-	left, _ := filepath.Glob(s.path(namesDir, newPrefix+"*"))
+// removeUnfinished removes what a process that was killed has left in dir. The caller holds the lock of what is there.
+func removeUnfinished(dir string) {
+	left, _ := filepath.Glob(filepath.Join(dir, newPrefix+"*"))
 	for _, path := range left {
 		_ = os.Remove(path)
 	}

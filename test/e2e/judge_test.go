@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"sort"
 	"strings"
 	"syscall"
@@ -17,7 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestAgainstUmoci: the kernel's mount of the exported disk equals what umoci, as root, extracts from the same image.
+// TestAgainstUmoci: the kernel's mount of the exported disk equals what umoci, as root, extracts from the same image,
+// whichever builder made the disk.
 func TestAgainstUmoci(t *testing.T) {
 	if os.Geteuid() != 0 {
 		missing(t, "mount", "mounting, and extracting with every owner, need root")
@@ -36,14 +38,16 @@ func TestAgainstUmoci(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			want := scanTree(t, umociUnpack(t, layout))
-			u.must("image", "pull", "oci:"+layout, "--name", name, "--no-guest")
-			disk := filepath.Join(u.dir, name+".ext4")
-			u.must("image", "export", name, disk)
-			fsck(t, disk)
-			got := scanTree(t, mountDisk(t, disk))
-			delete(got, "lost+found")
-			compareTrees(t, got, want)
-			t.Logf("%d files are equal", len(want))
+			for _, builder := range builders {
+				disk := filepath.Join(u.dir, name+"-"+builder+".ext4")
+				u.must("image", "pull", "oci:"+layout, "--name", name+"-"+builder, "--no-guest", "--builder", builder)
+				u.must("image", "export", name+"-"+builder, disk)
+				fsck(t, disk)
+				got := scanTree(t, mountDisk(t, disk))
+				delete(got, "lost+found")
+				compareTrees(t, got, want)
+				t.Logf("%s: %d files are equal", builder, len(want))
+			}
 		})
 	}
 }
@@ -82,6 +86,47 @@ func TestJudgesCanFail(t *testing.T) {
 	if exec.Command("e2fsck", "-fn", disk).Run() == nil {
 		t.Error("e2fsck finds nothing wrong with a wrong link count")
 	}
+}
+
+// builders are what --builder takes, the default first.
+var builders = []string{"native", "mkfs"}
+
+// TestSameBytes: two homes make the same bytes of one image, and inspect says the digest that sha256sum finds.
+func TestSameBytes(t *testing.T) {
+	sums := map[string]bool{}
+	for range 2 {
+		u := newUser(t)
+		u.must("image", "pull", "oci:"+hardLayout(t, u)+":v1", "--name", "hard")
+		disk := filepath.Join(u.dir, "hard.ext4")
+		u.must("image", "export", "hard", disk)
+		out, err := exec.Command("sha256sum", disk).Output()
+		if err != nil {
+			t.Fatalf("sha256sum: %v", err)
+		}
+		sum := strings.Fields(string(out))[0]
+		sums[sum] = true
+		for _, args := range [][]string{{"--json"}, {}} {
+			shown := u.must(append([]string{"image", "inspect", "hard"}, args...)...)
+			if !strings.Contains(shown, sum) || !strings.Contains(shown, uuidOf(t, disk)) {
+				t.Errorf("inspect %q has to show %s and %s:\n%s", args, sum, uuidOf(t, disk), shown)
+			}
+		}
+		u.leftovers()
+	}
+	if len(sums) != 1 {
+		t.Errorf("two pulls of one image made different bytes: %v", sums)
+	}
+}
+
+// uuidOf returns the UUID that dumpe2fs finds.
+func uuidOf(t *testing.T, disk string) string {
+	t.Helper()
+	out, err := exec.Command("dumpe2fs", "-h", disk).Output()
+	uuid := regexp.MustCompile(`(?m)^Filesystem UUID: +(\S+)$`).FindSubmatch(out)
+	if err != nil || uuid == nil {
+		t.Fatalf("dumpe2fs -h %s: %v\n%s", disk, err, out)
+	}
+	return string(uuid[1])
 }
 
 func skopeo(t *testing.T, from, to string) {

@@ -25,12 +25,23 @@ func (u *user) inNamespace(setup string, args ...string) result {
 	return finish(u.t, ctx, cmd)
 }
 
-// TestNoE2fsprogs: a host without mkfs.ext4 is told which package to install.
+// TestNoE2fsprogs: a host without e2fsprogs pulls images all the same, and is told which package the reference builder
+// needs.
 func TestNoE2fsprogs(t *testing.T) {
 	u := newUser(t)
-	got := u.inNamespace("mount --bind /dev/null /usr/sbin/mke2fs", "image", "pull", "oci:"+scratchLayout(t, u)+":v1")
+	without := "mount --bind /dev/null /usr/sbin/mke2fs && mount --bind /dev/null /usr/sbin/debugfs"
+	pull := []string{"image", "pull", "oci:" + scratchLayout(t, u) + ":v1"}
+	got := u.inNamespace(without, append(pull, "--builder", "mkfs")...)
 	if got.code != noTool || !strings.Contains(got.stderr, "e2fsprogs") {
 		t.Errorf("want exit code %d and the package's name, got %v", noTool, got)
+	}
+	u.leftovers()
+	got = u.inNamespace(without, "doctor", "--json")
+	if !strings.Contains(got.stdout, `"warn"`) || strings.Contains(got.stderr, "mkfs") {
+		t.Errorf("without e2fsprogs, doctor has to warn and not to fail, got %v", got)
+	}
+	if got := u.inNamespace(without, pull...); got.code != 0 {
+		t.Errorf("pulling without e2fsprogs: %v", got)
 	}
 	u.leftovers()
 }
@@ -39,14 +50,19 @@ func TestNoE2fsprogs(t *testing.T) {
 func TestDiskFull(t *testing.T) {
 	u := newUser(t)
 	reference := "oci:" + debianLayout(t) + ":bookworm"
-	for _, size := range []string{"20m", "330m", "600m"} {
-		t.Run(size, func(t *testing.T) {
+	for _, c := range []struct{ size, builder string }{
+		{"20m", "native"},  // the layer does not fit
+		{"240m", "native"}, // nor the beginning of the disk
+		{"400m", "native"}, // nor its end
+		{"330m", "mkfs"}, {"600m", "mkfs"},
+	} {
+		t.Run(c.builder+"/"+c.size, func(t *testing.T) {
 			u := *u
 			u.t = t
-			setup := "mkdir -p $BANGER_HOME && mount -t tmpfs -o size=" + size + " none $BANGER_HOME"
+			setup := "mkdir -p $BANGER_HOME && mount -t tmpfs -o size=" + c.size + " none $BANGER_HOME"
 			// The namespace and its tmpfs are gone afterwards, so a second shell in it looks for leftovers.
 			check := `sh -c '"$@"; code=$?; find $BANGER_HOME/tmp $BANGER_HOME/images -mindepth 1 -not -name .lock 2>/dev/null | sed "s/^/LEFT /" >&2; exit $code' sh`
-			got := u.inNamespace(setup+` && set -- `+check+` "$@"`, "image", "pull", reference, "--name", "x")
+			got := u.inNamespace(setup+` && set -- `+check+` "$@"`, "image", "pull", reference, "--name", "x", "--builder", c.builder)
 			if got.code != noSpace || !strings.Contains(got.stderr, "hint:") {
 				t.Errorf("want exit code %d and a hint, got %v", noSpace, got)
 			}

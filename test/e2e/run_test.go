@@ -73,12 +73,14 @@ func TestBackground(t *testing.T) {
 func TestScratch(t *testing.T) {
 	u := newUser(t).withKernel()
 	layout := scratchLayout(t, u)
-	u.must("image", "pull", "oci:"+layout+":v1", "--name", "scratch")
-	got := u.run("vm", "run", "--rm", "scratch", "one", "two")
-	u.must("image", "export", "scratch", u.dir+"/scratch.ext4")
-	fsck(t, u.dir+"/scratch.ext4")
-	if got.code != 7 || !strings.Contains(got.stdout, `args ["one" "two"]`) {
-		t.Errorf("want exit code 7 and the arguments; got %v", got)
+	for _, builder := range builders {
+		u.must("image", "pull", "oci:"+layout+":v1", "--name", "scratch-"+builder, "--builder", builder)
+		got := u.run("vm", "run", "--rm", "scratch-"+builder, "one", "two")
+		u.must("image", "export", "scratch-"+builder, u.dir+"/scratch.ext4")
+		fsck(t, u.dir+"/scratch.ext4")
+		if got.code != 7 || !strings.Contains(got.stdout, `args ["one" "two"]`) {
+			t.Errorf("builder %s: want exit code 7 and the arguments; got %v", builder, got)
+		}
 	}
 	u.leftovers()
 }
