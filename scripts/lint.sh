@@ -4,10 +4,13 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 go=${GO:-go}
 
-unformatted=$(gofmt -l cmd internal test)
+unformatted=$(gofmt -l bench cmd internal test)
 [ -z "$unformatted" ] || { echo "lint: run gofmt on: $unformatted" >&2; exit 1; }
 $go vet ./...
-$go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 run ./...
+(cd bench && $go vet ./...)
+for module in . bench; do
+  (cd $module && $go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 run ./...)
+done
 $go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
 # The vulnerability database is on the network; without it the check says so and is skipped.
 if ! $go run golang.org/x/vuln/cmd/govulncheck@v1.9.0 ./... >/tmp/govulncheck.$$ 2>&1; then
