@@ -1,7 +1,6 @@
 package ext4
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -95,7 +94,7 @@ func (f *fileData) copy(block, n int64) (uint32, error) {
 func (f *fileData) keep(data []byte, logical, start uint32) {
 	var kept int
 	for at := 0; at < len(data); {
-		zero, n := leadingBlocks(data[at:])
+		zero, n := rootfs.LeadingBlocks(data[at:], 0)
 		if !zero {
 			if kept != at {
 				copy(data[kept:], data[at:at+n])
@@ -108,18 +107,4 @@ func (f *fileData) keep(data []byte, logical, start uint32) {
 	f.checksum = checksum(f.checksum, data[:kept])
 	f.w.space.take(uint32(kept / BlockSize))
 	f.w.sink.commit(uint32(kept / BlockSize))
-}
-
-// leadingBlocks returns the length of the blocks at the beginning of data that are all zero, or all not, and which.
-func leadingBlocks(data []byte) (zero bool, n int) {
-	zero = isZero(data[:BlockSize])
-	for n = BlockSize; n < len(data) && isZero(data[n:n+BlockSize]) == zero; {
-		n += BlockSize
-	}
-	return zero, n
-}
-
-func isZero(block []byte) bool {
-	var zeros [BlockSize]byte
-	return bytes.Equal(block, zeros[:])
 }

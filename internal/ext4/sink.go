@@ -1,7 +1,6 @@
 package ext4
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -135,13 +134,8 @@ func (s *sink) close(failed error) error {
 	}
 	close(s.full)
 	s.work.Wait()
-	return errors.Join(failed, s.lateError(failed))
-}
-
-// lateError returns an error of writing that failed does not tell of.
-func (s *sink) lateError(failed error) error {
 	if failed != nil {
-		return nil
+		return failed
 	}
 	return s.err
 }

@@ -308,7 +308,7 @@ func (s *stager) copyExtent(f *os.File, source io.ReaderAt, x layer.Extent) erro
 // writeData writes p at offset off of f, except for the blocks of which p has nothing but zeros. f has zeros there.
 func writeData(f io.WriterAt, p []byte, off int64) error {
 	for len(p) > 0 {
-		zero, n := leadingBlocks(p, off)
+		zero, n := LeadingBlocks(p, off)
 		if !zero {
 			if _, err := f.WriteAt(p[:n], off); err != nil {
 				return err
@@ -319,16 +319,17 @@ func writeData(f io.WriterAt, p []byte, off int64) error {
 	return nil
 }
 
-// leadingBlocks returns the length of the part of p, which is at offset off of its file, that consists of blocks of
-// zeros or of others, and which of the two.
-func leadingBlocks(p []byte, off int64) (zero bool, n int) {
+// LeadingBlocks returns the length in bytes of the part of p, which is at offset off of its file, that consists of blocks
+// of zeros or of others, and which of the two. Blocks have 4096 bytes, but for the first and the last of p.
+func LeadingBlocks(p []byte, off int64) (zero bool, n int) {
 	for n < len(p) {
 		block := p[n:]
 		block = block[:min(int64(len(block)), blockSize-(off+int64(n))%blockSize)]
-		if n > 0 && isZero(block) != zero {
+		if empty := isZero(block); n == 0 {
+			zero = empty
+		} else if empty != zero {
 			break
 		}
-		zero = isZero(block)
 		n += len(block)
 	}
 	return zero, n
