@@ -12,6 +12,7 @@ import (
 	"github.com/banger-vm/banger/internal/engine"
 	"github.com/banger-vm/banger/internal/fault"
 	"github.com/banger-vm/banger/internal/guest/exec"
+	"github.com/banger-vm/banger/internal/guest/frame"
 )
 
 // terminal is the user's terminal while a guest's command has it.
@@ -96,9 +97,9 @@ func (t *terminal) restore() {
 // startOrRunError gives a command that could not be started in the guest docker's codes, 126 and 127, and everything
 // else banger's own.
 func startOrRunError(err error) error {
-	var start *exec.StartError
-	if errors.As(err, &start) {
-		return codedError{error: err, code: start.Code()}
+	var refused *frame.Refusal
+	if errors.As(err, &refused) {
+		return codedError{error: err, code: exec.Code(refused)}
 	}
 	if fault.KindOf(err) == fault.Usage {
 		return err

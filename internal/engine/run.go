@@ -20,6 +20,7 @@ import (
 	"github.com/banger-vm/banger/internal/fault"
 	"github.com/banger-vm/banger/internal/guest"
 	"github.com/banger-vm/banger/internal/guest/exec"
+	"github.com/banger-vm/banger/internal/guest/frame"
 	"github.com/banger-vm/banger/internal/kernel"
 	"github.com/banger-vm/banger/internal/store"
 	"github.com/banger-vm/banger/internal/vm"
@@ -249,7 +250,7 @@ func (e *Engine) runIn(ctx context.Context, machine *qemu.Machine, command exec.
 	}
 	code, err := exec.Run(ctx, stream, command, options.Stdin, options.Stdout, options.Stderr,
 		options.Resize, options.Signals)
-	if errors.Is(err, exec.ErrDisconnected) {
+	if errors.Is(err, frame.ErrDisconnected) {
 		err = whyGone(machine, err)
 	}
 	if err != nil {

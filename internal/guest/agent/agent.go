@@ -27,6 +27,7 @@ import (
 
 	"github.com/banger-vm/banger/internal/guest/channel"
 	"github.com/banger-vm/banger/internal/guest/exec"
+	"github.com/banger-vm/banger/internal/guest/frame"
 )
 
 const (
@@ -83,9 +84,9 @@ func serve(out console) error {
 	if err != nil {
 		return err
 	}
-	guest := newGuest(out)
+	router := newGuest(out).Handlers()
 	out.step("agent")
-	return channel.Serve(port, magic, guest.Serve)
+	return channel.Serve(port, magic, router.Serve)
 }
 
 // waitForever keeps the agent alive, so that nobody restarts it. Go takes a program that only waits for itself, as in an
@@ -140,7 +141,7 @@ func newGuest(out console) *exec.Guest {
 	}
 	init := initOf("/proc/1")
 	guest := &exec.Guest{
-		Info:     exec.Info{Protocol: exec.Version, Agent: image.Agent, Init: string(init)},
+		Info:     exec.Info{Protocol: frame.Version, Agent: image.Agent, Init: string(init)},
 		Config:   image.Config,
 		Etc:      os.DirFS("/etc"),
 		Poweroff: init.poweroff,

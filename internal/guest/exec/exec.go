@@ -1,18 +1,16 @@
 // Package exec runs commands in the guest, one per stream of a channel: the host's half (Run, Hello,
 // WaitBoot, Poweroff) and the agent's half (Guest).
 //
-// A stream carries frames (frame.go): one request of the host, then standard input, terminal sizes and signals in one
+// A stream carries frames (package frame): one request of the host, then standard input, terminal sizes and signals in one
 // direction, and standard output, standard error and the result in the other. docs/guest-protocol.md is the
 // specification.
 package exec
 
-import (
-	"errors"
-	"fmt"
-)
+import "github.com/banger-vm/banger/internal/guest/frame"
 
-// Version is the version of the protocol that this package speaks. An agent refuses a host whose version is higher.
-const Version = 1
+// stdinWindow is how many bytes of standard input may be on their way to a command. It keeps a command that does not
+// read from holding up the signals and sizes behind its input.
+const stdinWindow = 256 << 10
 
 // The exit codes that docker and the shells give to a command that could not be started.
 const (
@@ -45,51 +43,20 @@ type Command struct {
 
 // Info is what an agent says about itself.
 type Info struct {
-	Protocol int    `json:"protocol"` // its Version
+	Protocol int    `json:"protocol"` // its frame.Version
 	Agent    string `json:"agent"`    // the version of the agent, see package embedded
 	Init     string `json:"init"`     // "guest" or "systemd"
 }
 
-// Reason says why a command could not be started. The zero Reason is invalid.
-type Reason string
-
-// The reasons.
-const (
-	NotFound      Reason = "not-found"      // there is no such program
-	NotExecutable Reason = "not-executable" // there is, but it cannot be run
-	BadUser       Reason = "user"           // the image has no such user or group
-	BadDirectory  Reason = "directory"      // the working directory cannot be made or entered
-	Refused       Reason = "refused"        // the agent does not understand the request
-	Failed        Reason = "failed"         // the agent could not do it
-)
-
-// StartError is a command that could not be started, in the agent's words.
-type StartError struct {
-	Reason  Reason `json:"reason"`
-	Message string `json:"message"`
-}
-
-// Error returns the agent's words.
-func (e *StartError) Error() string { return e.Message }
-
-// Code returns the exit code that docker gives to such an error.
-func (e *StartError) Code() int {
-	if e.Reason == NotFound {
+// Code returns the exit code that docker gives to a command that was refused.
+func Code(refused *frame.Refusal) int {
+	if refused.Reason == frame.NotFound {
 		return CodeNotFound
 	}
 	return CodeNotExecutable
 }
 
-// ErrDisconnected is a stream that ended before the result came: the VM stopped or its agent was restarted.
-var ErrDisconnected = errors.New("the connection to the guest was lost")
-
-// request is the first frame of a stream.
-type request struct {
-	Version int      `json:"version"`
-	Do      string   `json:"do"` // one of the do constants
-	Command *Command `json:"command,omitempty"`
-}
-
+// The requests.
 const (
 	doExec     = "exec"
 	doHello    = "hello"
@@ -108,8 +75,4 @@ func (e exit) code() int {
 		return codeSignal + e.Signal
 	}
 	return e.Code
-}
-
-func startError(reason Reason, format string, args ...any) *StartError {
-	return &StartError{Reason: reason, Message: fmt.Sprintf(format, args...)}
 }

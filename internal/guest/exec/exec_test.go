@@ -19,13 +19,15 @@ import (
 	"time"
 
 	"github.com/hashicorp/yamux"
+
+	"github.com/banger-vm/banger/internal/guest/frame"
 )
 
 // testGuest is a guest whose processes run on this machine as the user of the test.
 func testGuest() *Guest {
 	self := fmt.Sprintf("tester:x:%d:%d::/home/tester:/bin/sh\n", os.Getuid(), os.Getgid())
 	return &Guest{
-		Info:   Info{Protocol: Version, Agent: "0123456789ab", Init: "guest"},
+		Info:   Info{Protocol: frame.Version, Agent: "0123456789ab", Init: "guest"},
 		Config: Config{Env: []string{"FROM_IMAGE=yes", "PATH=/usr/bin:/bin"}, User: "tester"},
 		Etc:    fstest.MapFS{"passwd": {Data: []byte(self)}},
 		Poweroff: func() error {
@@ -37,7 +39,7 @@ func testGuest() *Guest {
 // open opens a stream to g, through the multiplexer that the real one goes through.
 func open(t *testing.T, g *Guest) net.Conn {
 	t.Helper()
-	return openTo(t, g.Serve)
+	return openTo(t, g.Handlers().Serve)
 }
 
 // openTo opens a stream to serve, which must return before the test's end plus the time that a command has to end.
@@ -114,22 +116,22 @@ func TestRun(t *testing.T) {
 		cmd   Command
 		stdin string
 		want  result // err is not compared
-		fails Reason
+		fails frame.Reason
 	}{
 		{name: "output", cmd: shell("echo out; echo err >&2"), want: result{"out\n", "err\n", 0, nil}},
 		{name: "exit code", cmd: shell("exit 7"), want: result{code: 7}},
 		{name: "killed by a signal", cmd: shell("kill -9 $$"), want: result{code: 137}},
-		{name: "no such program on the PATH", cmd: Command{Argv: []string{"no-such-program"}}, want: result{code: 127}, fails: NotFound},
-		{name: "no such file", cmd: Command{Argv: []string{"/no/such/file"}}, want: result{code: 127}, fails: NotFound},
-		{name: "interpreter missing", cmd: Command{Argv: []string{script}}, want: result{code: 127}, fails: NotFound},
-		{name: "empty name", cmd: Command{Argv: []string{""}}, want: result{code: 127}, fails: NotFound},
-		{name: "directory", cmd: Command{Argv: []string{"/"}}, want: result{code: 126}, fails: NotExecutable},
-		{name: "not executable", cmd: Command{Argv: []string{plain}}, want: result{code: 126}, fails: NotExecutable},
-		{name: "not executable on the PATH", cmd: Command{Argv: []string{"plain"}, Env: []string{"PATH=" + dir}}, want: result{code: 126}, fails: NotExecutable},
-		{name: "not a program", cmd: Command{Argv: []string{garbage}}, want: result{code: 126}, fails: NotExecutable},
-		{name: "unknown user", cmd: Command{Argv: []string{"true"}, User: "nobody-here"}, want: result{code: 126}, fails: BadUser},
-		{name: "file as directory", cmd: Command{Argv: []string{"true"}, Dir: plain}, want: result{code: 126}, fails: BadDirectory},
-		{name: "no command at all", cmd: Command{}, want: result{code: 127}, fails: NotFound},
+		{name: "no such program on the PATH", cmd: Command{Argv: []string{"no-such-program"}}, want: result{code: 127}, fails: frame.NotFound},
+		{name: "no such file", cmd: Command{Argv: []string{"/no/such/file"}}, want: result{code: 127}, fails: frame.NotFound},
+		{name: "interpreter missing", cmd: Command{Argv: []string{script}}, want: result{code: 127}, fails: frame.NotFound},
+		{name: "empty name", cmd: Command{Argv: []string{""}}, want: result{code: 127}, fails: frame.NotFound},
+		{name: "directory", cmd: Command{Argv: []string{"/"}}, want: result{code: 126}, fails: frame.NotExecutable},
+		{name: "not executable", cmd: Command{Argv: []string{plain}}, want: result{code: 126}, fails: frame.NotExecutable},
+		{name: "not executable on the PATH", cmd: Command{Argv: []string{"plain"}, Env: []string{"PATH=" + dir}}, want: result{code: 126}, fails: frame.NotExecutable},
+		{name: "not a program", cmd: Command{Argv: []string{garbage}}, want: result{code: 126}, fails: frame.NotExecutable},
+		{name: "unknown user", cmd: Command{Argv: []string{"true"}, User: "nobody-here"}, want: result{code: 126}, fails: frame.BadUser},
+		{name: "file as directory", cmd: Command{Argv: []string{"true"}, Dir: plain}, want: result{code: 126}, fails: frame.BadDirectory},
+		{name: "no command at all", cmd: Command{}, want: result{code: 127}, fails: frame.NotFound},
 		{name: "input", cmd: Command{Argv: []string{"cat"}, Stdin: true}, stdin: "some input", want: result{stdout: "some input"}},
 		{name: "no input", cmd: Command{Argv: []string{"cat"}}, stdin: "not sent", want: result{}},
 		{name: "input not wanted", cmd: Command{Argv: []string{"true"}, Stdin: true}, stdin: strings.Repeat("x", 1<<20), want: result{}},
@@ -140,7 +142,7 @@ func TestRun(t *testing.T) {
 		{name: "home of the user", cmd: shell("echo $HOME"), want: result{stdout: "/home/tester\n"}},
 		{name: "working directory", cmd: Command{Argv: []string{"pwd"}, Dir: filepath.Join(dir, "made", "here")},
 			want: result{stdout: filepath.Join(dir, "made", "here") + "\n"}},
-		{name: "relative program", cmd: Command{Argv: []string{"./plain"}, Dir: dir}, want: result{code: 126}, fails: NotExecutable},
+		{name: "relative program", cmd: Command{Argv: []string{"./plain"}, Dir: dir}, want: result{code: 126}, fails: frame.NotExecutable},
 		{name: "no terminal", cmd: shell("test -t 1 || echo none"), want: result{stdout: "none\n"}},
 		{name: "own session", cmd: shell(`test "$(cut -d' ' -f6 /proc/$$/stat)" = $$ && echo leader`), want: result{stdout: "leader\n"}},
 		{name: "long argument", cmd: Command{Argv: []string{"/bin/sh", "-c", "echo ${#1}", "sh", strings.Repeat("x", 100_000)}}, want: result{stdout: "100000\n"}},
@@ -148,12 +150,12 @@ func TestRun(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			got := run(t, testGuest(), test.cmd, test.stdin)
-			var refused *StartError
+			var refused *frame.Refusal
 			switch {
 			case test.fails == "" && got.err != nil:
 				t.Errorf("error %v, want none", got.err)
 			case test.fails != "" && (!errors.As(got.err, &refused) || refused.Reason != test.fails):
-				t.Errorf("error %#v, want a StartError with the reason %q", got.err, test.fails)
+				t.Errorf("error %#v, want a frame.Refusal with the reason %q", got.err, test.fails)
 			}
 			got.err = nil
 			if got != test.want {
@@ -258,7 +260,7 @@ func TestRestIsBounded(t *testing.T) {
 			return 0, errors.New("too much")
 		}
 		return w.Write(b)
-	}), make([]byte, chunkSize))
+	}), make([]byte, frame.ChunkSize))
 	if sent != limit {
 		t.Errorf("%d bytes or more were sent of a pipe that holds %d, want as many", sent, limit)
 	}
@@ -484,8 +486,8 @@ func TestDisconnected(t *testing.T) {
 	s := startSession(t.Context(), stream, shell("echo ready; sleep 30"))
 	s.expect(t, "ready\n")
 	_ = stream.(*yamux.Stream).Session().Close()
-	if code, err := s.wait(t); code != -1 || !errors.Is(err, ErrDisconnected) {
-		t.Errorf("code %d, error %v, want -1 and %v", code, err, ErrDisconnected)
+	if code, err := s.wait(t); code != -1 || !errors.Is(err, frame.ErrDisconnected) {
+		t.Errorf("code %d, error %v, want -1 and %v", code, err, frame.ErrDisconnected)
 	}
 }
 
@@ -575,26 +577,26 @@ func TestWaitBoot(t *testing.T) {
 // TestWaitBootDisconnected: a guest that is gone has not booted.
 func TestWaitBootDisconnected(t *testing.T) {
 	stream := openTo(t, func(c net.Conn) { _ = c.Close() })
-	if err := WaitBoot(t.Context(), stream, time.Hour); !errors.Is(err, ErrDisconnected) {
-		t.Errorf("error %v, want %v", err, ErrDisconnected)
+	if err := WaitBoot(t.Context(), stream, time.Hour); !errors.Is(err, frame.ErrDisconnected) {
+		t.Errorf("error %v, want %v", err, frame.ErrDisconnected)
 	}
 }
 
 // TestRefused: what the agent does not understand is an answer, not a silence.
 func TestRefused(t *testing.T) {
-	for name, first := range map[string]func(*frameWriter){
-		"no request":      func(f *frameWriter) { _ = f.write(frameStdin, []byte("x")) },
-		"no JSON":         func(f *frameWriter) { _ = f.write(frameRequest, []byte("x")) },
-		"newer version":   func(f *frameWriter) { _ = f.writeJSON(frameRequest, request{Version: Version + 1, Do: doHello}) },
-		"unknown request": func(f *frameWriter) { _ = f.writeJSON(frameRequest, request{Version: Version, Do: "fly"}) },
-		"no command":      func(f *frameWriter) { _ = f.writeJSON(frameRequest, request{Version: Version, Do: doExec}) },
+	for name, first := range map[string]func(*frame.Writer){
+		"no request":      func(f *frame.Writer) { _ = f.Write(frame.Stdin, []byte("x")) },
+		"no JSON":         func(f *frame.Writer) { _ = f.Write(frame.Request, []byte("x")) },
+		"newer version":   func(f *frame.Writer) { _ = f.Write(frame.Request, []byte(`{"version":2,"do":"hello"}`)) },
+		"unknown request": func(f *frame.Writer) { _ = frame.Begin(f, "fly", nil) },
+		"no command":      func(f *frame.Writer) { _ = frame.Begin(f, doExec, nil) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			stream := open(t, testGuest())
-			first(&frameWriter{w: stream})
-			f, err := readFrame(stream)
-			if err != nil || f.kind != frameError || decodeStartError(f.payload).Reason != Refused {
-				t.Errorf("the answer is frame %d %q, error %v, want a refusal", f.kind, f.payload, err)
+			first(frame.NewWriter(stream))
+			f, err := frame.Read(stream)
+			if err != nil || f.Kind != frame.Error || frame.DecodeRefusal(f.Payload).Reason != frame.Refused {
+				t.Errorf("the answer is frame %d %q, error %v, want a refusal", f.Kind, f.Payload, err)
 			}
 		})
 	}
@@ -640,14 +642,14 @@ func TestClosedDirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := run(t, g, cmd, "")
-	var refused *StartError
+	var refused *frame.Refusal
 	switch {
 	case os.Getuid() == 0:
 		if got.stdout != cmd.Dir+"\n" || got.err != nil {
 			t.Errorf("got %+v, want the directory %q", got, cmd.Dir)
 		}
-	case !errors.As(got.err, &refused) || refused.Reason != BadDirectory || !strings.Contains(refused.Message, cmd.Dir):
-		t.Errorf("error %v, want one with the reason %q and the directory", got.err, BadDirectory)
+	case !errors.As(got.err, &refused) || refused.Reason != frame.BadDirectory || !strings.Contains(refused.Message, cmd.Dir):
+		t.Errorf("error %v, want one with the reason %q and the directory", got.err, frame.BadDirectory)
 	}
 	if now, err := os.Getwd(); err != nil || now != here {
 		t.Errorf("afterwards the agent's own directory is %q (error %v), want %q", now, err, here)
@@ -711,42 +713,11 @@ func TestQueueRefuses(t *testing.T) {
 	}
 }
 
-// FuzzFrame: any bytes give frames or an error, and what was written is read back.
-func FuzzFrame(f *testing.F) {
-	var b bytes.Buffer
-	w := &frameWriter{w: &b}
-	_ = w.writeJSON(frameRequest, request{Version: 1, Do: doExec, Command: &Command{Argv: []string{"true"}}})
-	_ = w.write(frameStdin, []byte("data"))
-	f.Add(b.Bytes())
-	f.Add([]byte{1, 0xff, 0xff, 0xff, 0xff, 0})
-	f.Add([]byte{2, 0, 1, 0, 0, 'x'})
-	f.Fuzz(func(t *testing.T, stream []byte) {
-		r := bytes.NewReader(stream)
-		var again bytes.Buffer
-		for {
-			read := len(stream) - r.Len()
-			frame, err := readFrame(r)
-			if err != nil {
-				if again.Len() != read {
-					t.Errorf("%d bytes were read as whole frames, and give %d when written again", read, again.Len())
-				}
-				return
-			}
-			if err := (&frameWriter{w: &again}).write(frame.kind, frame.payload); err != nil {
-				t.Fatal(err)
-			}
-			if !bytes.HasPrefix(stream, again.Bytes()) {
-				t.Fatalf("the frames of %x are %x when written again", stream, again.Bytes())
-			}
-		}
-	})
-}
-
 // FuzzServe: whatever a host sends first, the agent answers or hangs up, and starts nothing.
 func FuzzServe(f *testing.F) {
 	f.Add([]byte(`{"version":1,"do":"hello"}`))
 	f.Add([]byte(`{"version":1,"do":"poweroff"}`))
-	f.Add([]byte(`{"version":1,"do":"exec","command":{"argv":["/nonexistent"]}}`))
+	f.Add([]byte(`{"version":1,"do":"exec","args":{"argv":["/nonexistent"]}}`))
 	g := testGuest()
 	g.Etc = fstest.MapFS{} // every command fails: the image's user is unknown
 	f.Fuzz(func(t *testing.T, payload []byte) {
@@ -755,9 +726,9 @@ func FuzzServe(f *testing.F) {
 		}
 		near, far := net.Pipe()
 		var done sync.WaitGroup
-		done.Go(func() { g.Serve(far) })
-		done.Go(func() { _ = (&frameWriter{w: near}).write(frameRequest, payload) })
-		if _, err := readFrame(near); err != nil && !errors.Is(err, io.EOF) {
+		done.Go(func() { g.Handlers().Serve(far) })
+		done.Go(func() { _ = frame.NewWriter(near).Write(frame.Request, payload) })
+		if _, err := frame.Read(near); err != nil && !errors.Is(err, io.EOF) {
 			t.Errorf("the answer to %q: %v", payload, err)
 		}
 		_ = near.Close()

@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"net"
 	"time"
+
+	"github.com/banger-vm/banger/internal/guest/frame"
 )
 
 // Config is what the image says about its command, with the names of the OCI image config.
@@ -30,53 +32,27 @@ type Guest struct {
 	WaitBoot func(ctx context.Context)
 }
 
-// Serve answers the request of one stream and closes it. If the host closes the stream first, the command is killed.
-func (g *Guest) Serve(stream net.Conn) {
-	defer func() { _ = stream.Close() }()
-	frames := &frameWriter{w: stream}
-	f, err := readFrame(stream)
-	if err != nil {
-		return
-	}
-	if err := g.answer(stream, frames, f); err != nil {
-		_ = frames.writeJSON(frameError, err)
-	}
+// Handlers returns what answers this package's requests.
+func (g *Guest) Handlers() frame.Router {
+	return frame.Router{doExec: g.exec, doHello: g.hello, doPoweroff: g.poweroff, doWaitBoot: g.waitBoot}
 }
 
-func (g *Guest) answer(stream net.Conn, frames *frameWriter, f frame) *StartError {
-	var r request
-	if f.kind != frameRequest || json.Unmarshal(f.payload, &r) != nil {
-		return startError(Refused, "the stream does not begin with a request")
-	}
-	if r.Version < 1 || r.Version > Version {
-		return startError(Refused, "the guest's agent speaks version %d of the protocol, the host asks for %d", Version, r.Version)
-	}
-	switch {
-	case r.Do == doHello:
-		_ = frames.writeJSON(frameReply, g.Info)
-	case r.Do == doPoweroff:
-		return g.poweroff(frames)
-	case r.Do == doWaitBoot:
-		g.waitBoot(stream, frames)
-	case r.Do == doExec && r.Command != nil:
-		return g.exec(stream, frames, *r.Command)
-	default:
-		return startError(Refused, "the guest's agent does not know the request %q", r.Do)
-	}
+func (g *Guest) hello(stream net.Conn, _ []byte) *frame.Refusal {
+	frame.Answer(stream, g.Info)
 	return nil
 }
 
 // poweroff answers before the shutdown can end the agent.
-func (g *Guest) poweroff(frames *frameWriter) *StartError {
-	_ = frames.writeJSON(frameReply, struct{}{})
+func (g *Guest) poweroff(stream net.Conn, _ []byte) *frame.Refusal {
+	frame.Answer(stream, struct{}{})
 	if err := g.Poweroff(); err != nil {
-		return startError(Failed, "powering off: %v", err)
+		return frame.Refuse(frame.Failed, "powering off: %v", err)
 	}
 	return nil
 }
 
 // waitBoot answers when the guest has booted, and waits no longer than the host does.
-func (g *Guest) waitBoot(stream io.Reader, frames *frameWriter) {
+func (g *Guest) waitBoot(stream net.Conn, _ []byte) *frame.Refusal {
 	if g.WaitBoot != nil {
 		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()
@@ -86,11 +62,17 @@ func (g *Guest) waitBoot(stream io.Reader, frames *frameWriter) {
 		}()
 		g.WaitBoot(ctx)
 	}
-	_ = frames.writeJSON(frameReply, struct{}{})
+	frame.Answer(stream, struct{}{})
+	return nil
 }
 
-// exec runs cmd to its end.
-func (g *Guest) exec(stream net.Conn, frames *frameWriter, cmd Command) *StartError {
+// exec runs a command to its end. If the host closes the stream first, the command is killed.
+func (g *Guest) exec(stream net.Conn, args []byte) *frame.Refusal {
+	var cmd Command
+	if refused := frame.Decode(args, &cmd); refused != nil {
+		return refused
+	}
+	frames := frame.NewWriter(stream)
 	p, err := g.start(cmd)
 	if err != nil {
 		return err
@@ -100,35 +82,35 @@ func (g *Guest) exec(stream net.Conn, frames *frameWriter, cmd Command) *StartEr
 		p.abandon(stream)
 	}()
 	go p.feed(func(n int) {
-		_ = frames.write(frameConsumed, binary.BigEndian.AppendUint32(nil, uint32(n)))
+		_ = frames.Write(frame.Consumed, binary.BigEndian.AppendUint32(nil, uint32(n)))
 	})
 	result := p.finish(frames)
-	_ = frames.writeJSON(frameExit, result)
+	_ = frames.WriteJSON(frame.Exit, result)
 	return nil
 }
 
 // obey carries out what the host's frames say until the host is gone or breaks the rules.
 func (p *process) obey(stream net.Conn) {
 	for {
-		f, err := readFrame(stream)
+		f, err := frame.Read(stream)
 		if err != nil {
 			return
 		}
-		switch f.kind {
-		case frameStdin:
-			if !p.input.push(f.payload) {
+		switch f.Kind {
+		case frame.Stdin:
+			if !p.input.push(f.Payload) {
 				return
 			}
-		case frameStdinEOF:
+		case frame.StdinEOF:
 			p.input.end()
-		case frameResize:
+		case frame.Resize:
 			var size Size
-			if json.Unmarshal(f.payload, &size) == nil {
+			if json.Unmarshal(f.Payload, &size) == nil {
 				p.resize(size)
 			}
-		case frameSignal:
-			if len(f.payload) == 1 {
-				p.signal(f.payload[0])
+		case frame.Signal:
+			if len(f.Payload) == 1 {
+				p.signal(f.Payload[0])
 			}
 		}
 	}

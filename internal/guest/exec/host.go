@@ -4,29 +4,30 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"syscall"
 	"time"
+
+	"github.com/banger-vm/banger/internal/guest/frame"
 )
 
 // Run runs cmd at the other end of stream, which it closes. It copies stdin to the command and the command's output to
 // stdout and stderr, and returns the exit code as docker gives it: the command's own, 128 plus the number of the signal
-// that ended it, or 126 and 127 beside a *StartError.
+// that ended it, or 126 and 127 beside a *frame.Refusal.
 //
 // resize and signals may be nil; what they deliver is passed on until Run returns. When ctx ends the command is killed
 // and Run returns -1 with ctx's cause. Any other error comes with -1 too. A read of stdin that is under way at the end
 // is not interrupted: what it gets is lost.
 func Run(ctx context.Context, stream net.Conn, cmd Command, stdin io.Reader, stdout, stderr io.Writer, resize <-chan Size, signals <-chan syscall.Signal) (int, error) {
 	defer closeAtEnd(ctx, stream)()
-	c := &call{frames: &frameWriter{w: stream}, input: newWindow(stdinWindow), done: make(chan struct{})}
+	c := &call{frames: frame.NewWriter(stream), input: newWindow(stdinWindow), done: make(chan struct{})}
 	defer close(c.done)
 	defer c.input.close()
 	cmd.Stdin = cmd.Stdin && stdin != nil
-	if err := c.frames.writeJSON(frameRequest, request{Version: Version, Do: doExec, Command: &cmd}); err != nil {
-		return -1, cause(ctx, lost(err))
+	if err := frame.Begin(c.frames, doExec, cmd); err != nil {
+		return -1, frame.Cause(ctx, err)
 	}
 	if cmd.Stdin {
 		go c.sendInput(stdin)
@@ -36,16 +37,12 @@ func Run(ctx context.Context, stream net.Conn, cmd Command, stdin io.Reader, std
 	if code >= 0 {
 		return code, err
 	}
-	return -1, cause(ctx, err)
+	return -1, frame.Cause(ctx, err)
 }
 
-// closeAtEnd closes stream when ctx ends or when the function that it returns is called. A stream that is closed can
-// still be read to its end, so the end of ctx also ends the reading.
+// closeAtEnd closes stream when ctx ends or when the function that it returns is called.
 func closeAtEnd(ctx context.Context, stream net.Conn) func() {
-	stop := context.AfterFunc(ctx, func() {
-		_ = stream.SetReadDeadline(time.Unix(1, 0))
-		_ = stream.Close()
-	})
+	stop := context.AfterFunc(ctx, func() { frame.HangUp(stream) })
 	return func() {
 		stop()
 		_ = stream.Close()
@@ -54,7 +51,7 @@ func closeAtEnd(ctx context.Context, stream net.Conn) func() {
 
 // call is the host's half of a running command.
 type call struct {
-	frames *frameWriter
+	frames *frame.Writer
 	input  *window
 	done   chan struct{}
 }
@@ -62,22 +59,22 @@ type call struct {
 // receive handles the agent's frames until the last one. The code is negative if there is none.
 func (c *call) receive(r io.Reader, stdout, stderr io.Writer) (int, error) {
 	for {
-		f, err := readFrame(r)
+		f, err := frame.Read(r)
 		if err != nil {
-			return -1, lost(err)
+			return -1, frame.Lost(err)
 		}
-		switch f.kind {
-		case frameStdout:
-			_, err = stdout.Write(f.payload)
-		case frameStderr:
-			_, err = stderr.Write(f.payload)
-		case frameConsumed:
-			err = c.credit(f.payload)
-		case frameExit:
-			return decodeExit(f.payload)
-		case frameError:
-			refused := decodeStartError(f.payload)
-			return refused.Code(), refused
+		switch f.Kind {
+		case frame.Stdout:
+			_, err = stdout.Write(f.Payload)
+		case frame.Stderr:
+			_, err = stderr.Write(f.Payload)
+		case frame.Consumed:
+			err = c.credit(f.Payload)
+		case frame.Exit:
+			return decodeExit(f.Payload)
+		case frame.Error:
+			refused := frame.DecodeRefusal(f.Payload)
+			return Code(refused), refused
 		}
 		if err != nil {
 			return -1, fmt.Errorf("passing on the command's output: %w", err)
@@ -95,15 +92,15 @@ func (c *call) credit(payload []byte) error {
 
 // sendInput sends stdin, never more than a window ahead of the command.
 func (c *call) sendInput(stdin io.Reader) {
-	buffer := make([]byte, chunkSize)
-	for c.input.wait(chunkSize) {
+	buffer := make([]byte, frame.ChunkSize)
+	for c.input.wait(frame.ChunkSize) {
 		n, err := stdin.Read(buffer)
 		c.input.add(-n)
-		if n > 0 && c.frames.write(frameStdin, buffer[:n]) != nil {
+		if n > 0 && c.frames.Write(frame.Stdin, buffer[:n]) != nil {
 			return
 		}
 		if err != nil {
-			_ = c.frames.write(frameStdinEOF, nil)
+			_ = c.frames.Write(frame.StdinEOF, nil)
 			return
 		}
 	}
@@ -118,13 +115,13 @@ func (c *call) sendEvents(resize <-chan Size, signals <-chan syscall.Signal) {
 				resize = nil
 				continue
 			}
-			_ = c.frames.writeJSON(frameResize, size)
+			_ = c.frames.WriteJSON(frame.Resize, size)
 		case sig, ok := <-signals:
 			if !ok {
 				signals = nil
 				continue
 			}
-			_ = c.frames.write(frameSignal, []byte{byte(sig)})
+			_ = c.frames.Write(frame.Signal, []byte{byte(sig)})
 		case <-c.done:
 			return
 		}
@@ -137,30 +134,6 @@ func decodeExit(payload []byte) (int, error) {
 		return -1, fmt.Errorf("reading the exit code: %w", err)
 	}
 	return e.code(), nil
-}
-
-func decodeStartError(payload []byte) *StartError {
-	var e StartError
-	if err := json.Unmarshal(payload, &e); err != nil || e.Message == "" {
-		return startError(Failed, "the guest's agent reported an error without a text")
-	}
-	return &e
-}
-
-// lost wraps the failure of a stream.
-func lost(err error) error {
-	if errors.Is(err, io.EOF) {
-		return ErrDisconnected
-	}
-	return fmt.Errorf("%w: %w", ErrDisconnected, err)
-}
-
-// cause returns why ctx ended, if it did: the failure err is then only its consequence.
-func cause(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	return err
 }
 
 // Hello asks the agent about itself. It closes stream.
@@ -198,21 +171,8 @@ func Poweroff(ctx context.Context, stream net.Conn) error {
 	return nil
 }
 
-// ask sends a request without a command and decodes the reply.
+// ask sends a request without arguments, decodes the reply and closes stream.
 func ask(ctx context.Context, stream net.Conn, do string, reply any) error {
-	defer closeAtEnd(ctx, stream)()
-	frames := &frameWriter{w: stream}
-	if err := frames.writeJSON(frameRequest, request{Version: Version, Do: do}); err != nil {
-		return cause(ctx, lost(err))
-	}
-	f, err := readFrame(stream)
-	switch {
-	case err != nil:
-		return cause(ctx, lost(err))
-	case f.kind == frameError:
-		return decodeStartError(f.payload)
-	case f.kind != frameReply:
-		return fmt.Errorf("the agent answered with a frame of type %d", f.kind)
-	}
-	return json.Unmarshal(f.payload, reply)
+	defer func() { _ = stream.Close() }()
+	return frame.Ask(ctx, stream, do, nil, reply)
 }

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+
+	"github.com/banger-vm/banger/internal/guest/frame"
 )
 
 // defaultPath is docker's PATH for an image that sets none.
@@ -59,9 +61,9 @@ func variable(env []string, key string) string {
 
 // lookUpProgram finds name as execvp(3) does: a name with a slash is a path, seen from dir, any other is searched for
 // in the directories of path. A file that is there but cannot be executed is found only if no other can.
-func lookUpProgram(name, path, dir string) (string, *StartError) {
+func lookUpProgram(name, path, dir string) (string, *frame.Refusal) {
 	if name == "" {
-		return "", startError(NotFound, "running the command: its name is empty")
+		return "", frame.Refuse(frame.NotFound, "running the command: its name is empty")
 	}
 	if strings.Contains(name, "/") {
 		if !filepath.IsAbs(name) {
@@ -69,7 +71,7 @@ func lookUpProgram(name, path, dir string) (string, *StartError) {
 		}
 		return name, executable(name)
 	}
-	missing := startError(NotFound, "running %q: executable file not found in $PATH", name)
+	missing := frame.Refuse(frame.NotFound, "running %q: executable file not found in $PATH", name)
 	for _, d := range filepath.SplitList(path) {
 		if !filepath.IsAbs(d) {
 			d = filepath.Join(dir, d)
@@ -79,7 +81,7 @@ func lookUpProgram(name, path, dir string) (string, *StartError) {
 		if err == nil {
 			return file, nil
 		}
-		if err.Reason == NotExecutable {
+		if err.Reason == frame.NotExecutable {
 			missing = err
 		}
 	}
@@ -87,30 +89,30 @@ func lookUpProgram(name, path, dir string) (string, *StartError) {
 }
 
 // executable says why file cannot be run, if that is known before trying.
-func executable(file string) *StartError {
+func executable(file string) *frame.Refusal {
 	info, err := os.Stat(file)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
-		return startError(NotFound, "running %q: no such file or directory", file)
+		return frame.Refuse(frame.NotFound, "running %q: no such file or directory", file)
 	case err != nil:
-		return startError(NotExecutable, "running %q: %v", file, err)
+		return frame.Refuse(frame.NotExecutable, "running %q: %v", file, err)
 	case info.IsDir():
-		return startError(NotExecutable, "running %q: is a directory", file)
+		return frame.Refuse(frame.NotExecutable, "running %q: is a directory", file)
 	case !info.Mode().IsRegular() || info.Mode()&0o111 == 0:
-		return startError(NotExecutable, "running %q: permission denied", file)
+		return frame.Refuse(frame.NotExecutable, "running %q: permission denied", file)
 	}
 	return nil
 }
 
-// refusal turns the kernel's answer to execve(2) into a StartError. The kernel says "no such file" also about a script's
+// refusal turns the kernel's answer to execve(2) into a frame.Refusal. The kernel says "no such file" also about a script's
 // interpreter or a program's loader.
-func refusal(file string, err error) *StartError {
+func refusal(file string, err error) *frame.Refusal {
 	var errno syscall.Errno
 	if !errors.As(err, &errno) {
-		return startError(NotExecutable, "running %q: %v", file, err)
+		return frame.Refuse(frame.NotExecutable, "running %q: %v", file, err)
 	}
 	if errno == syscall.ENOENT {
-		return startError(NotFound, "running %q: its interpreter or loader is missing", file)
+		return frame.Refuse(frame.NotFound, "running %q: its interpreter or loader is missing", file)
 	}
-	return startError(NotExecutable, "running %q: %v", file, errno)
+	return frame.Refuse(frame.NotExecutable, "running %q: %v", file, errno)
 }

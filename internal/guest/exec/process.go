@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/banger-vm/banger/internal/guest/frame"
 )
 
 // lateOutput is how long after the end of a command the output of the processes that it left behind is still sent. They
@@ -39,21 +41,21 @@ type process struct {
 // output is one of the command's streams.
 type output struct {
 	file *os.File
-	kind frameType
+	kind frame.Kind
 }
 
 // start starts cmd. What it leaves empty is taken from the image's config.
-func (g *Guest) start(cmd Command) (*process, *StartError) {
+func (g *Guest) start(cmd Command) (*process, *frame.Refusal) {
 	who, err := lookUpUser(g.Etc, first(cmd.User, g.Config.User))
 	if err != nil {
-		return nil, startError(BadUser, "%v", err)
+		return nil, frame.Refuse(frame.BadUser, "%v", err)
 	}
 	argv := cmd.Argv
 	if len(argv) == 0 {
 		argv = append(append(argv, g.Config.Entrypoint...), g.Config.Cmd...)
 	}
 	if len(argv) == 0 {
-		return nil, startError(NotFound, "no command given, and the image has neither Entrypoint nor Cmd")
+		return nil, frame.Refuse(frame.NotFound, "no command given, and the image has neither Entrypoint nor Cmd")
 	}
 	dir, refused := directory(first(cmd.Dir, g.Config.WorkingDir, "/"))
 	if refused != nil {
@@ -80,10 +82,10 @@ func first(values ...string) string {
 }
 
 // directory makes the working directory if it is missing, as docker does.
-func directory(dir string) (string, *StartError) {
+func directory(dir string) (string, *frame.Refusal) {
 	dir = filepath.Join("/", dir)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", startError(BadDirectory, "making the working directory %q: %v", dir, err)
+		return "", frame.Refuse(frame.BadDirectory, "making the working directory %q: %v", dir, err)
 	}
 	return dir, nil
 }
@@ -98,7 +100,7 @@ func credential(who identity) *syscall.Credential {
 }
 
 // launch connects child's streams and starts it in dir.
-func launch(child *osexec.Cmd, cmd Command, dir string, who identity) (*process, *StartError) {
+func launch(child *osexec.Cmd, cmd Command, dir string, who identity) (*process, *frame.Refusal) {
 	p := &process{cmd: child, input: newQueue(), ended: make(chan struct{})}
 	connect := p.connectPipes
 	if cmd.TTY != nil {
@@ -108,7 +110,7 @@ func launch(child *osexec.Cmd, cmd Command, dir string, who identity) (*process,
 	defer func() { closeAll(theirs) }()
 	if err != nil {
 		p.close()
-		return nil, startError(Failed, "connecting %q: %v", child.Path, err)
+		return nil, frame.Refuse(frame.Failed, "connecting %q: %v", child.Path, err)
 	}
 	for _, f := range theirs {
 		// So that the command may open /dev/stdout, whoever it runs as. It fails only where it does not matter.
@@ -124,8 +126,8 @@ func launch(child *osexec.Cmd, cmd Command, dir string, who identity) (*process,
 // startIn starts child in dir. Go's own Cmd.Dir is entered as the child's user; docker's runtime enters the directory as
 // root before, so that a user may work in one that it could not enter. A child inherits the directory of the thread
 // that forks it, and a thread can have one of its own (unshare(2), CLONE_FS). The thread ends with its goroutine.
-func startIn(dir string, child *osexec.Cmd) *StartError {
-	result := make(chan *StartError)
+func startIn(dir string, child *osexec.Cmd) *frame.Refusal {
+	result := make(chan *frame.Refusal)
 	go func() {
 		runtime.LockOSThread()
 		result <- forkIn(dir, child)
@@ -134,12 +136,12 @@ func startIn(dir string, child *osexec.Cmd) *StartError {
 }
 
 // forkIn is startIn on the thread that is its own to spoil.
-func forkIn(dir string, child *osexec.Cmd) *StartError {
+func forkIn(dir string, child *osexec.Cmd) *frame.Refusal {
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
-		return startError(Failed, "starting %q: %v", child.Path, err)
+		return frame.Refuse(frame.Failed, "starting %q: %v", child.Path, err)
 	}
 	if err := unix.Chdir(dir); err != nil {
-		return startError(BadDirectory, "entering the working directory %q: %v", dir, err)
+		return frame.Refuse(frame.BadDirectory, "entering the working directory %q: %v", dir, err)
 	}
 	// Go keeps a process's first thread when its goroutine ends. It must not keep a mount busy.
 	defer func() { _ = unix.Chdir("/") }()
@@ -156,7 +158,7 @@ func (p *process) connectTerminal(cmd Command) ([]*os.File, error) {
 		return nil, err
 	}
 	p.tty, p.stdin = master, master
-	p.outputs = []output{{master, frameStdout}}
+	p.outputs = []output{{master, frame.Stdout}}
 	p.resize(*cmd.TTY)
 	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = slave, slave, slave
 	p.cmd.SysProcAttr.Setctty = true // Ctty 0: the child's standard input
@@ -169,9 +171,9 @@ func (p *process) connectTerminal(cmd Command) ([]*os.File, error) {
 // connectPipes gives the child pipes. It returns the files that only the child keeps.
 func (p *process) connectPipes(cmd Command) (theirs []*os.File, err error) {
 	for _, target := range []struct {
-		kind frameType
+		kind frame.Kind
 		file *io.Writer
-	}{{frameStdout, &p.cmd.Stdout}, {frameStderr, &p.cmd.Stderr}} {
+	}{{frame.Stdout, &p.cmd.Stdout}, {frame.Stderr, &p.cmd.Stderr}} {
 		r, w, err := os.Pipe()
 		if err != nil {
 			return theirs, err
@@ -257,7 +259,7 @@ func (p *process) abandon(stream io.Closer) {
 }
 
 // finish sends the output until it is complete, and returns how the command ended.
-func (p *process) finish(frames *frameWriter) exit {
+func (p *process) finish(frames *frame.Writer) exit {
 	var sending sync.WaitGroup
 	for _, o := range p.outputs {
 		sending.Go(func() { p.send(o, frames) })
@@ -288,9 +290,9 @@ func (p *process) wait() {
 }
 
 // send copies one output to the host: to its end, or until the time for late output is over.
-func (p *process) send(o output, frames *frameWriter) {
-	buffer := make([]byte, chunkSize)
-	to := stream{frames, o.kind}
+func (p *process) send(o output, frames *frame.Writer) {
+	buffer := make([]byte, frame.ChunkSize)
+	to := frames.Stream(o.kind)
 	for {
 		n, err := o.file.Read(buffer)
 		if n > 0 {

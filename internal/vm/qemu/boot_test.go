@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/banger-vm/banger/internal/guest/exec"
+	"github.com/banger-vm/banger/internal/guest/frame"
 	"github.com/banger-vm/banger/internal/system"
 )
 
@@ -246,8 +247,8 @@ func checkPanic(t *testing.T, m *Machine) {
 		t.Fatal(err)
 	}
 	command := exec.Command{Argv: []string{"/bin/guesttool", "write", "c", "/proc/sysrq-trigger"}}
-	if code, err := exec.Run(t.Context(), stream, command, nil, nil, nil, nil, nil); !errors.Is(err, exec.ErrDisconnected) {
-		t.Errorf("a command in a guest that panics gave %d and %v, want %v", code, err, exec.ErrDisconnected)
+	if code, err := exec.Run(t.Context(), stream, command, nil, nil, nil, nil, nil); !errors.Is(err, frame.ErrDisconnected) {
+		t.Errorf("a command in a guest that panics gave %d and %v, want %v", code, err, frame.ErrDisconnected)
 	}
 	if err := m.Wait(); err == nil || !strings.Contains(err.Error(), "Kernel panic - not syncing: ") {
 		t.Errorf("the machine ended with %v, want the kernel's panic", err)
