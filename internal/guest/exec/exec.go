@@ -39,6 +39,18 @@ type Command struct {
 	// TTY gives the command a terminal of this size, on which standard output and error are one stream.
 	TTY   *Size `json:"tty,omitempty"`
 	Stdin bool  `json:"stdin,omitempty"` // false: standard input is empty (or the silent terminal)
+	// Login gives what a login gives: HOME, USER, LOGNAME and SHELL of the user over the image's environment, and their
+	// home as the working directory. An empty Argv then is the user's shell as a login shell, one element is a command
+	// line for that shell, and more are a program and its arguments. An image without the user's shell has another one
+	// asked; without any, a command line is split into words, and is refused if it takes more than that.
+	Login bool `json:"login,omitempty"`
+	// Detach starts the command without streams, for Start alone. It outlives the stream and the session.
+	Detach bool `json:"detach,omitempty"`
+}
+
+// detached is the reply to a command that was detached.
+type detached struct {
+	PID int `json:"pid"`
 }
 
 // Info is what an agent says about itself.

@@ -25,7 +25,7 @@ func Run(ctx context.Context, stream net.Conn, cmd Command, stdin io.Reader, std
 	c := &call{frames: frame.NewWriter(stream), input: newWindow(stdinWindow), done: make(chan struct{})}
 	defer close(c.done)
 	defer c.input.close()
-	cmd.Stdin = cmd.Stdin && stdin != nil
+	cmd.Stdin, cmd.Detach = cmd.Stdin && stdin != nil, false
 	if err := frame.Begin(c.frames, doExec, cmd); err != nil {
 		return -1, frame.Cause(ctx, err)
 	}
@@ -38,6 +38,19 @@ func Run(ctx context.Context, stream net.Conn, cmd Command, stdin io.Reader, std
 		return code, err
 	}
 	return -1, frame.Cause(ctx, err)
+}
+
+// Start starts cmd at the other end of stream, which it closes, and returns the process id that the command has in the
+// guest. The command reads nothing, writes to nowhere, has no terminal, and goes on whatever becomes of the host. A
+// command that cannot be started is a *frame.Refusal.
+func Start(ctx context.Context, stream net.Conn, cmd Command) (pid int, err error) {
+	defer func() { _ = stream.Close() }()
+	cmd.Detach, cmd.Stdin, cmd.TTY = true, false, nil
+	var started detached
+	if err := frame.Ask(ctx, stream, doExec, cmd, &started); err != nil {
+		return 0, err
+	}
+	return started.PID, nil
 }
 
 // closeAtEnd closes stream when ctx ends or when the function that it returns is called.
