@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	osexec "os/exec"
 	"path/filepath"
@@ -84,9 +85,20 @@ func serve(out console) error {
 	if err != nil {
 		return err
 	}
-	router := newGuest(out).Handlers()
+	requests := router(out)
 	out.step("agent")
-	return channel.Serve(port, magic, router.Serve)
+	return channel.Serve(port, magic, requests.Serve)
+}
+
+// router answers the requests of every service of the agent.
+func router(out console) frame.Router {
+	all := frame.Router{}
+	for _, service := range []frame.Router{
+		newGuest(out).Handlers(),
+	} {
+		maps.Copy(all, service)
+	}
+	return all
 }
 
 // waitForever keeps the agent alive, so that nobody restarts it. Go takes a program that only waits for itself, as in an
