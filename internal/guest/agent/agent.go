@@ -29,6 +29,7 @@ import (
 	"github.com/banger-vm/banger/internal/guest/channel"
 	"github.com/banger-vm/banger/internal/guest/exec"
 	"github.com/banger-vm/banger/internal/guest/frame"
+	"github.com/banger-vm/banger/internal/guest/machine"
 )
 
 const (
@@ -95,6 +96,7 @@ func router(out console) frame.Router {
 	all := frame.Router{}
 	for _, service := range []frame.Router{
 		newGuest(out).Handlers(),
+		machine.NewGuest().Handlers(),
 	} {
 		maps.Copy(all, service)
 	}
