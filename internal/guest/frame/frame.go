@@ -32,6 +32,7 @@ const (
 	Exit     Kind = 19 // JSON, how the command ended; the last frame
 	Error    Kind = 20 // JSON of Refusal; the last frame
 	Reply    Kind = 21 // JSON, the answer to a request that is no command; the last frame
+	Started  Kind = 22 // empty: the command runs
 )
 
 const (
