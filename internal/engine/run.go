@@ -231,7 +231,7 @@ func (e *Engine) spec(dir, sockets *store.Stage, image store.Image, linux *kerne
 // waitBoot waits until systemd has started everything, for limit at most. The command then runs in any case: a unit that
 // never starts is the image's business, and the command may be there to look at it.
 func waitBoot(ctx context.Context, machine *qemu.Machine, limit time.Duration) {
-	stream, err := machine.Session().Open(ctx)
+	stream, err := machine.Open(ctx)
 	if err != nil {
 		return
 	}
@@ -240,7 +240,7 @@ func waitBoot(ctx context.Context, machine *qemu.Machine, limit time.Duration) {
 }
 
 func (e *Engine) runIn(ctx context.Context, machine *qemu.Machine, command exec.Command, options RunOptions) (int, error) {
-	stream, err := machine.Session().Open(ctx)
+	stream, err := machine.Open(ctx)
 	if err != nil {
 		return 0, fmt.Errorf("reaching the guest agent: %w", err)
 	}

@@ -11,7 +11,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/banger-vm/banger/internal/guest/channel"
 	"github.com/banger-vm/banger/internal/guest/exec"
 	"github.com/banger-vm/banger/internal/system"
 	"github.com/banger-vm/banger/internal/vm"
@@ -32,13 +31,11 @@ type Machine struct {
 	files   files
 	log     string // what QEMU printed
 	process *system.Process
-	session *channel.Session
+	keeper  *keeper       // of the channel to the agent; nil before the boot is over
+	kept    chan struct{} // closed when the keeper has ended
 	killed  atomic.Bool
 	done    chan struct{}
 }
-
-// Session returns the channel to the guest's agent. It is closed when the machine ends.
-func (m *Machine) Session() *channel.Session { return m.session }
 
 // Done is closed when the machine has ended and its sockets are removed.
 func (m *Machine) Done() <-chan struct{} { return m.done }
@@ -88,7 +85,7 @@ func (m *Machine) Shutdown(ctx context.Context) error {
 }
 
 func (m *Machine) powerOff(ctx context.Context) error {
-	stream, err := m.session.Open(ctx)
+	stream, err := m.Open(ctx)
 	if err != nil {
 		return err
 	}
@@ -107,8 +104,8 @@ func (m *Machine) await(ctx context.Context) error {
 // cleanUp closes what the machine's end leaves behind.
 func (m *Machine) cleanUp() {
 	<-m.process.Done()
-	if m.session != nil {
-		_ = m.session.Close()
+	if m.keeper != nil {
+		<-m.kept
 	}
 	_ = os.Remove(m.files.socket)
 	close(m.done)
