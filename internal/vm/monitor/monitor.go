@@ -47,6 +47,7 @@ const ControlSocket = "control.sock"
 // Surroundings are what a monitor needs of its process.
 type Surroundings struct {
 	Runner *system.CommandRunner
+	Log    io.Writer // what people read who want to know what happened
 	Random io.Reader
 	Now    func() time.Time
 }
@@ -170,7 +171,10 @@ func (m *monitor) run(life context.Context, first net.Conn) error {
 		m.endMachine(0)
 		return err
 	}
+	caring, stop := context.WithCancel(life)
+	go m.care(caring)
 	limit, err := m.work(first)
+	stop()
 	m.endMachine(limit)
 	return err
 }
@@ -237,7 +241,7 @@ func hungUp(conn net.Conn) bool {
 // waitForSystemd waits until everything is started, for as long as a boot may take. The VM is used in any case: a unit
 // that never starts is the image's business, and somebody may want to look at it.
 func (m *monitor) waitForSystemd(life context.Context) {
-	stream, err := m.machine.Session().Open(life)
+	stream, err := m.machine.Open(life)
 	if err != nil {
 		return
 	}
@@ -266,7 +270,7 @@ func (m *monitor) work(first net.Conn) (time.Duration, error) {
 
 // startCommand starts the VM's command, with the client attached to it or, once it runs, released.
 func (m *monitor) startCommand(first net.Conn) (*workload, error) {
-	stream, err := m.machine.Session().Open(context.Background())
+	stream, err := m.machine.Open(context.Background())
 	if err != nil {
 		return nil, fmt.Errorf("reaching the guest agent: %w", err)
 	}
@@ -375,13 +379,28 @@ func (m *monitor) endMachine(limit time.Duration) {
 	case <-m.machine.Done():
 	default:
 		if limit > 0 {
-			ctx, cancel := context.WithTimeout(context.Background(), limit)
-			_ = m.machine.Shutdown(ctx)
-			cancel()
+			m.shutDown(limit)
 		}
 		m.machine.Kill()
 	}
 	<-m.machine.Done()
+}
+
+// shutDown shuts the machine down within limit. One that has to be killed for that is said so.
+func (m *monitor) shutDown(limit time.Duration) {
+	ctx, cancel := context.WithTimeoutCause(context.Background(), limit, fmt.Errorf("it took longer than %v", limit.Round(time.Second)))
+	defer cancel()
+	if err := m.machine.Shutdown(ctx); err != nil {
+		m.mu.Lock()
+		m.state.Error = err.Error()
+		m.mu.Unlock()
+		m.say("%v", err)
+	}
+}
+
+// say notes what happened in the monitor's log.
+func (m *monitor) say(format string, args ...any) {
+	_, _ = fmt.Fprintf(m.Log, m.Now().UTC().Format(time.RFC3339)+" "+format+"\n", args...)
 }
 
 // finish writes down what became of the run, tells those who wait for it, and removes what was only of use meanwhile.

@@ -91,7 +91,7 @@ func (m *monitor) stream(conn net.Conn) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), requestLimit)
 	defer cancel()
-	agent, err := machine.Session().Open(ctx)
+	agent, err := machine.Open(ctx)
 	if err != nil {
 		err = fmt.Errorf("reaching the guest agent of the VM %q: %w", m.instance.Name, err)
 		return fault.New(fault.Failure, err, "`banger vm logs --console` shows what the guest's kernel says")
