@@ -230,7 +230,7 @@ func newImageRemove(a *app) *cobra.Command {
 		Use: "rm IMAGE…", Aliases: []string{"remove"}, Short: "Remove images",
 		Long: `Remove images, and the layers that no other image is made of.
 
-An image with several names only loses the one given. A VM that runs from an image is not disturbed.`,
+An image with several names only loses the one given. An image that a VM is made of stays.`,
 		Args:    atLeast("an IMAGE"),
 		Example: "  banger image rm debian:bookworm",
 		RunE: func(cmd *cobra.Command, args []string) error {

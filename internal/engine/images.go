@@ -7,7 +7,9 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
+	"strings"
 
 	"github.com/docker/go-units"
 	"golang.org/x/sys/unix"
@@ -70,7 +72,23 @@ func (e *Engine) FindImage(query string) (NamedImage, error) {
 
 func (e *Engine) find(query string) (store.Match, error) {
 	canonical, _ := oci.FamiliarName(query)
-	return e.images.Find(query, canonical)
+	match, err := e.images.Find(query, canonical)
+	if fault.KindOf(err) == fault.NotFound {
+		names, _ := e.images.Names()
+		err = fault.New(fault.NotFound, err, suggest(query, shortNames(names), fault.HintOf(err)))
+	}
+	return match, err
+}
+
+// shortNames returns the names of images, each with its last part alone.
+func shortNames(names []store.Name) []string {
+	var all []string
+	for _, name := range names {
+		all = append(all, name.Name, path.Base(name.Name))
+		untagged, _, _ := strings.Cut(path.Base(name.Name), ":")
+		all = append(all, untagged)
+	}
+	return all
 }
 
 // RemoveImage removes what query means: a name alone when the image has others, else the image with it. An image that
@@ -87,10 +105,28 @@ func (e *Engine) RemoveImage(ctx context.Context, query string) (removed string,
 	if match.Name != "" && len(withNames(store.Image{ID: match.ID}, names).Names) > 1 {
 		return match.Name, e.images.Untag(ctx, match.Name)
 	}
+	if err := e.checkUnused(query, match.ID); err != nil {
+		return "", err
+	}
 	if err := e.images.Remove(ctx, match.ID); err != nil {
 		return "", err
 	}
 	return orDefault(match.Name, match.ID), e.pruneLayers(ctx)
+}
+
+// checkUnused refuses to remove an image on whose disk the disk of a VM is built.
+func (e *Engine) checkUnused(query, id string) error {
+	vms, err := e.vms.List()
+	if err != nil {
+		return err // one that cannot be read may need it
+	}
+	for _, vm := range vms {
+		if vm.ImageID == id {
+			err := fmt.Errorf("removing image %q: the VM %q is made of it", query, vm.Name)
+			return fault.New(fault.Conflict, err, "remove the VM first: banger vm rm "+vm.Name)
+		}
+	}
+	return nil
 }
 
 // pruneLayers removes the layers that no image is made of.
