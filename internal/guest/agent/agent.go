@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	osexec "os/exec"
 	"path/filepath"
@@ -27,6 +28,7 @@ import (
 
 	"github.com/banger-vm/banger/internal/guest/channel"
 	"github.com/banger-vm/banger/internal/guest/exec"
+	"github.com/banger-vm/banger/internal/guest/forward"
 	"github.com/banger-vm/banger/internal/guest/frame"
 )
 
@@ -84,7 +86,9 @@ func serve(out console) error {
 	if err != nil {
 		return err
 	}
-	router := newGuest(out).Handlers()
+	router := frame.Router{}
+	maps.Copy(router, newGuest(out).Handlers())
+	maps.Copy(router, forward.Handlers())
 	out.step("agent")
 	return channel.Serve(port, magic, router.Serve)
 }
