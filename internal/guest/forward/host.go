@@ -35,7 +35,7 @@ const (
 // a *frame.Refusal that names the address; its reason is NotFound when nothing listens there.
 func Dial(ctx context.Context, stream net.Conn, network, address string) (net.Conn, error) {
 	if network == udp {
-		return dialPackets(ctx, stream, address)
+		return ConnectUDP(ctx, stream, address)
 	}
 	return Connect(ctx, stream, network, address)
 }
@@ -49,7 +49,8 @@ func Connect(ctx context.Context, stream net.Conn, network, address string) (*Co
 	return newConn(stream, hostKinds(), namedAddr{network: network}, remoteOf(network, address, remote)), nil
 }
 
-func dialPackets(ctx context.Context, stream net.Conn, address string) (*PacketConn, error) {
+// ConnectUDP is Dial for "udp".
+func ConnectUDP(ctx context.Context, stream net.Conn, address string) (*PacketConn, error) {
 	remote, err := ask(ctx, stream, doDial, endpoint{udp, address})
 	if err != nil {
 		return nil, err

@@ -43,7 +43,14 @@ func (c *PacketConn) Read(b []byte) (int, error) {
 	return copy(b, datagram), err
 }
 
-// next reads one datagram. It is valid until the next read. The caller holds reading.
+// ReadPacket is Read without copying: the datagram is valid until the next read.
+func (c *PacketConn) ReadPacket() ([]byte, error) {
+	c.reading.Lock()
+	defer c.reading.Unlock()
+	return c.next()
+}
+
+// next is ReadPacket. The caller holds reading.
 func (c *PacketConn) next() ([]byte, error) {
 	for c.ended == nil {
 		kind, payload, err := c.nextFrame()
@@ -144,10 +151,8 @@ func relay(conn *PacketConn, socket net.Conn, address string) *frame.Refusal {
 
 // sendTo sends what comes from the other end. What the network does not take is lost, as datagrams are.
 func (c *PacketConn) sendTo(socket net.Conn) error {
-	c.reading.Lock()
-	defer c.reading.Unlock()
 	for {
-		b, err := c.next()
+		b, err := c.ReadPacket()
 		if err != nil {
 			return err
 		}
