@@ -58,9 +58,12 @@ func (m *monitor) carryOut(conn net.Conn, r request) error {
 		m.mu.Lock()
 		status := m.status
 		m.mu.Unlock()
+		status.Ports = m.ports.List()
 		return writeLine(conn, answer{Status: &status})
 	case doStream:
 		return m.stream(conn)
+	case doPorts:
+		return m.changePorts(conn, r)
 	case doSignal:
 		return m.signal(conn, r.Signal)
 	case doStop:
