@@ -30,6 +30,7 @@ import (
 	"github.com/banger-vm/banger/internal/guest/exec"
 	"github.com/banger-vm/banger/internal/guest/forward"
 	"github.com/banger-vm/banger/internal/guest/frame"
+	"github.com/banger-vm/banger/internal/guest/machine"
 )
 
 const (
@@ -86,11 +87,22 @@ func serve(out console) error {
 	if err != nil {
 		return err
 	}
-	router := frame.Router{}
-	maps.Copy(router, newGuest(out).Handlers())
-	maps.Copy(router, forward.Handlers())
+	requests := router(out)
 	out.step("agent")
-	return channel.Serve(port, magic, router.Serve)
+	return channel.Serve(port, magic, requests.Serve)
+}
+
+// router answers the requests of every service of the agent.
+func router(out console) frame.Router {
+	all := frame.Router{}
+	for _, service := range []frame.Router{
+		newGuest(out).Handlers(),
+		machine.NewGuest().Handlers(),
+		forward.Handlers(),
+	} {
+		maps.Copy(all, service)
+	}
+	return all
 }
 
 // waitForever keeps the agent alive, so that nobody restarts it. Go takes a program that only waits for itself, as in an

@@ -6,7 +6,11 @@
 // specification.
 package exec
 
-import "github.com/banger-vm/banger/internal/guest/frame"
+import (
+	"syscall"
+
+	"github.com/banger-vm/banger/internal/guest/frame"
+)
 
 // stdinWindow is how many bytes of standard input may be on their way to a command. It keeps a command that does not
 // read from holding up the signals and sizes behind its input.
@@ -39,6 +43,18 @@ type Command struct {
 	// TTY gives the command a terminal of this size, on which standard output and error are one stream.
 	TTY   *Size `json:"tty,omitempty"`
 	Stdin bool  `json:"stdin,omitempty"` // false: standard input is empty (or the silent terminal)
+	// Login gives what a login gives: HOME, USER, LOGNAME and SHELL of the user over the image's environment, and their
+	// home as the working directory. An empty Argv then is the user's shell as a login shell, one element is a command
+	// line for that shell, and more are a program and its arguments. An image without the user's shell has another one
+	// asked; without any, a command line is split into words, and is refused if it takes more than that.
+	Login bool `json:"login,omitempty"`
+	// Detach starts the command without streams, for Start alone. It outlives the stream and the session.
+	Detach bool `json:"detach,omitempty"`
+}
+
+// detached is the reply to a command that was detached.
+type detached struct {
+	PID int `json:"pid"`
 }
 
 // Info is what an agent says about itself.
@@ -64,15 +80,19 @@ const (
 	doWaitBoot = "wait-boot"
 )
 
-// exit is how a command ended: with Code, or by Signal when that is not zero.
-type exit struct {
-	Code   int `json:"code"`
-	Signal int `json:"signal,omitempty"`
+// maxSignal is the largest number of a signal (_NSIG of the kernel's include/uapi/asm/signal.h).
+const maxSignal = 64
+
+// End is how a command ended: with Code, or by Signal when that is not zero.
+type End struct {
+	Code   int            `json:"code"`
+	Signal syscall.Signal `json:"signal,omitempty"`
 }
 
-func (e exit) code() int {
+// ExitCode returns the exit code as docker gives it.
+func (e End) ExitCode() int {
 	if e.Signal != 0 {
-		return codeSignal + e.Signal
+		return codeSignal + int(e.Signal)
 	}
 	return e.Code
 }

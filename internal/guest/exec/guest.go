@@ -30,6 +30,8 @@ type Guest struct {
 	Poweroff func() error
 	// WaitBoot returns when the guest has booted, or when ctx ends. It is nil in a guest that has nothing to wait for.
 	WaitBoot func(ctx context.Context)
+
+	shells []string // where to look for a shell besides the user's own; nil is usualShells
 }
 
 // Handlers returns what answers this package's requests.
@@ -72,11 +74,15 @@ func (g *Guest) exec(stream net.Conn, args []byte) *frame.Refusal {
 	if refused := frame.Decode(args, &cmd); refused != nil {
 		return refused
 	}
+	if cmd.Detach {
+		return g.detach(stream, cmd)
+	}
 	frames := frame.NewWriter(stream)
 	p, err := g.start(cmd)
 	if err != nil {
 		return err
 	}
+	_ = frames.Write(frame.Started, nil)
 	go func() {
 		p.obey(stream)
 		p.abandon(stream)
@@ -86,6 +92,16 @@ func (g *Guest) exec(stream net.Conn, args []byte) *frame.Refusal {
 	})
 	result := p.finish(frames)
 	_ = frames.WriteJSON(frame.Exit, result)
+	return nil
+}
+
+// detach starts a command and leaves it alone.
+func (g *Guest) detach(stream net.Conn, cmd Command) *frame.Refusal {
+	pid, refused := g.startDetached(cmd)
+	if refused != nil {
+		return refused
+	}
+	frame.Answer(stream, detached{pid})
 	return nil
 }
 

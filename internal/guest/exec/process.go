@@ -44,31 +44,80 @@ type output struct {
 	kind frame.Kind
 }
 
-// start starts cmd. What it leaves empty is taken from the image's config.
-func (g *Guest) start(cmd Command) (*process, *frame.Refusal) {
+// plan is a command that is ready to be started.
+type plan struct {
+	who  identity
+	dir  string
+	env  []string
+	file string
+	argv []string
+}
+
+// plan finds out what cmd means in this guest. What it leaves empty is taken from the image's config.
+func (g *Guest) plan(cmd Command) (plan, *frame.Refusal) {
 	who, err := lookUpUser(g.Etc, first(cmd.User, g.Config.User))
 	if err != nil {
-		return nil, frame.Refuse(frame.BadUser, "%v", err)
+		return plan{}, frame.Refuse(frame.BadUser, "%v", err)
+	}
+	if cmd.Login {
+		return g.login(cmd, who)
 	}
 	argv := cmd.Argv
 	if len(argv) == 0 {
 		argv = append(append(argv, g.Config.Entrypoint...), g.Config.Cmd...)
 	}
 	if len(argv) == 0 {
-		return nil, frame.Refuse(frame.NotFound, "no command given, and the image has neither Entrypoint nor Cmd")
+		return plan{}, frame.Refuse(frame.NotFound, "no command given, and the image has neither Entrypoint nor Cmd")
 	}
 	dir, refused := directory(first(cmd.Dir, g.Config.WorkingDir, "/"))
 	if refused != nil {
-		return nil, refused
+		return plan{}, refused
 	}
-	env := environment(g.Config.Env, cmd.Env, first(who.home, "/"), cmd.TTY != nil)
-	file, refused := lookUpProgram(argv[0], variable(env, "PATH"), dir)
+	p := plan{who: who, dir: dir, env: environment(g.Config.Env, cmd.Env, homeOf(who), cmd.TTY != nil)}
+	return p.of(argv)
+}
+
+// of completes p for a program and its arguments.
+func (p plan) of(argv []string) (plan, *frame.Refusal) {
+	file, refused := lookUpProgram(argv[0], variable(p.env, "PATH"), p.dir)
+	if refused != nil {
+		return plan{}, refused
+	}
+	p.file, p.argv = file, argv
+	return p, nil
+}
+
+// homeOf returns the home of who.
+func homeOf(who identity) string { return first(who.home, "/") }
+
+// child returns the process to start, the leader of a session of its own.
+func (p plan) child() *osexec.Cmd {
+	child := &osexec.Cmd{Path: p.file, Args: p.argv, Env: p.env}
+	child.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: credential(p.who)}
+	return child
+}
+
+// start starts cmd.
+func (g *Guest) start(cmd Command) (*process, *frame.Refusal) {
+	p, refused := g.plan(cmd)
 	if refused != nil {
 		return nil, refused
 	}
-	child := &osexec.Cmd{Path: file, Args: argv, Env: env}
-	child.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: credential(who)}
-	return launch(child, cmd, dir, who)
+	return launch(p.child(), cmd, p.dir, p.who)
+}
+
+// startDetached starts cmd without streams, and returns its process id. Nobody waits for it but the agent, which reaps it.
+func (g *Guest) startDetached(cmd Command) (int, *frame.Refusal) {
+	p, refused := g.plan(cmd)
+	if refused != nil {
+		return 0, refused
+	}
+	child := p.child() // os/exec gives it /dev/null three times
+	if refused := startIn(p.dir, child); refused != nil {
+		return 0, refused
+	}
+	go func() { _ = child.Wait() }()
+	return child.Process.Pid, nil
 }
 
 // first returns the first of values that is not empty.
@@ -259,7 +308,7 @@ func (p *process) abandon(stream io.Closer) {
 }
 
 // finish sends the output until it is complete, and returns how the command ended.
-func (p *process) finish(frames *frame.Writer) exit {
+func (p *process) finish(frames *frame.Writer) End {
 	var sending sync.WaitGroup
 	for _, o := range p.outputs {
 		sending.Go(func() { p.send(o, frames) })
@@ -351,9 +400,9 @@ func readNow(file *os.File, b []byte) (n int, err error) {
 }
 
 // status tells how a process ended.
-func status(state *os.ProcessState) exit {
+func status(state *os.ProcessState) End {
 	if ws, ok := state.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
-		return exit{Code: -1, Signal: int(ws.Signal())}
+		return End{Code: -1, Signal: ws.Signal()}
 	}
-	return exit{Code: state.ExitCode()}
+	return End{Code: state.ExitCode()}
 }

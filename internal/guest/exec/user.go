@@ -14,7 +14,9 @@ import (
 type identity struct {
 	uid, gid uint32
 	groups   []uint32 // supplementary
+	name     string   // "" without an account
 	home     string
+	shell    string // "" if the account does not say
 }
 
 // account is a line of passwd(5): name:password:uid:gid:comment:home:shell.
@@ -22,6 +24,7 @@ type account struct {
 	name     string
 	uid, gid uint32
 	home     string
+	shell    string
 }
 
 // group is a line of group(5): name:password:gid:member,member.
@@ -51,7 +54,7 @@ func lookUpUser(etc fs.FS, spec string) (identity, error) {
 	if err != nil {
 		return identity{}, err
 	}
-	who := identity{uid: a.uid, gid: a.gid, home: a.home}
+	who := identity{uid: a.uid, gid: a.gid, name: a.name, home: a.home, shell: a.shell}
 	if withGroup && groupName != "" {
 		who.gid, err = findGroup(groups, groupName)
 		return who, err
@@ -73,8 +76,11 @@ func findAccount(accounts []account, user string) (account, error) {
 			return a, nil
 		}
 	}
-	if !numeric {
+	switch {
+	case !numeric:
 		return account{}, fmt.Errorf("finding user %q: the image's /etc/passwd has no such name", user)
+	case uid == 0:
+		return account{name: "root", home: "/"}, nil
 	}
 	return account{uid: uid, home: "/"}, nil
 }
@@ -126,7 +132,7 @@ func readLines[T any](etc fs.FS, name string, fields int, parse func([]string) (
 func parseAccount(f []string) (account, error) {
 	uid, uidErr := parseID(f[2])
 	gid, gidErr := parseID(f[3])
-	return account{name: f[0], uid: uid, gid: gid, home: f[5]}, errors.Join(uidErr, gidErr)
+	return account{name: f[0], uid: uid, gid: gid, home: f[5], shell: f[6]}, errors.Join(uidErr, gidErr)
 }
 
 func parseGroup(f []string) (group, error) {

@@ -32,9 +32,10 @@ const (
 	Exit     Kind = 19 // JSON, how the command ended; the last frame
 	Error    Kind = 20 // JSON of Refusal; the last frame
 	Reply    Kind = 21 // JSON, the answer to a request that is no command
+	Started  Kind = 22 // empty: the command runs
 
-	StdoutEOF Kind = 22 // empty: no more output
-	Accepted  Kind = 23 // JSON: a connection that waits at a listener
+	StdoutEOF Kind = 23 // empty: no more output
+	Accepted  Kind = 24 // JSON: a connection that waits at a listener
 )
 
 const (
