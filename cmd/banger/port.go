@@ -50,6 +50,14 @@ func vmAndSpecs(cmd *cobra.Command, args []string) error {
 	return exactly("a VM", "a SPEC or more")(cmd, args)
 }
 
+// vmAtMost allows a VM.
+func vmAtMost(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	return exactly("a VM at most")(cmd, args)
+}
+
 // changePorts is the body of add and rm, which print what they have changed.
 func (a *app) changePorts(change func(*engine.Engine, context.Context, string, []string) ([]port.Published, error),
 ) func(*cobra.Command, []string) error {
@@ -70,7 +78,7 @@ func newVMPortList(a *app) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use: "ls [VM]", Aliases: []string{"list"}, Short: "List the published ports of a VM, or of all",
-		Args:    func(cmd *cobra.Command, args []string) error { return exactly("a VM at most")(cmd, append(args, "all")[:max(1, len(args))]) },
+		Args:    vmAtMost,
 		Example: "  banger vm port ls\n  banger vm port ls web --json",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			vm := ""
