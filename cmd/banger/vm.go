@@ -90,6 +90,7 @@ func (a *app) vmFlags(cmd *cobra.Command, f *vmFlags) {
 	flags.StringVar(&f.Init, "init", engine.InitAuto, "process 1: auto (the image's systemd, or banger's agent), guest (the agent), or a path")
 	flags.StringVar(&f.Pull, "pull", "missing", "when to pull the image: missing, always or never")
 	flags.StringVar(&f.Network, "network", engine.NetworkUser, "user (the host's network, without privileges) or none")
+	flags.StringArrayVarP(&f.Ports, "publish", "p", nil, "[IP:][HOST:]GUEST[/udp]: publish a port of the VM on this host (default IP: 127.0.0.1)")
 	flags.StringVar(&f.entrypoint, "entrypoint", "", "program to run instead of the image's entrypoint and command")
 	flags.StringArrayVarP(&f.Env, "env", "e", nil, "KEY=VALUE for commands, or KEY to take the value from here")
 	flags.StringArrayVar(&f.envFiles, "env-file", nil, "file with a KEY=VALUE or KEY on each line")

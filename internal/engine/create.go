@@ -20,6 +20,7 @@ import (
 	"github.com/banger-vm/banger/internal/fault"
 	"github.com/banger-vm/banger/internal/kernel"
 	"github.com/banger-vm/banger/internal/lock"
+	"github.com/banger-vm/banger/internal/port"
 	"github.com/banger-vm/banger/internal/store"
 	"github.com/banger-vm/banger/internal/vm"
 	"github.com/banger-vm/banger/internal/vm/instance"
@@ -46,11 +47,12 @@ type VMOptions struct {
 	Name       string   // "" makes one up
 	Hostname   string   // "" is the name
 	CPUs       int
-	Memory     int64  // bytes
-	Disk       int64  // bytes of the VM's disk, rounded down to whole blocks; 0 is the image's size
-	Pull       string // "missing", "always" or "never"
-	Network    string // NetworkUser or NetworkNone
-	Init       string // InitAuto, InitGuest or a path; "" is InitAuto
+	Memory     int64    // bytes
+	Disk       int64    // bytes of the VM's disk, rounded down to whole blocks; 0 is the image's size
+	Pull       string   // "missing", "always" or "never"
+	Network    string   // NetworkUser or NetworkNone
+	Ports      []string // published on the host, as package port writes them
+	Init       string   // InitAuto, InitGuest or a path; "" is InitAuto
 	Timeout    time.Duration
 	Remove     bool // with the end of the VM
 
@@ -141,6 +143,11 @@ func bootable(image store.Image, query string) error {
 }
 
 func (e *Engine) configOf(options VMOptions, image store.Image, linux *kernel.Kernel) (instance.Config, error) {
+	for _, spec := range options.Ports {
+		if _, err := port.Parse(spec); err != nil {
+			return instance.Config{}, err
+		}
+	}
 	disk, err := diskSize(options.Disk, image)
 	if err != nil {
 		return instance.Config{}, err
@@ -158,7 +165,7 @@ func (e *Engine) configOf(options VMOptions, image store.Image, linux *kernel.Ke
 		Name: name, Created: e.config.Now(), Image: options.Image, ImageID: image.ID, Kernel: linux.Name,
 		CPUs: options.CPUs, MemoryMiB: int(options.Memory / mib), DiskSize: disk,
 		Hostname: orDefault(options.Hostname, name), Network: orDefault(options.Network, NetworkUser),
-		Init: init, Systemd: systemd, BootTimeout: options.Timeout,
+		Init: init, Systemd: systemd, BootTimeout: options.Timeout, Ports: options.Ports,
 		Workload: workload, User: options.User, Dir: options.WorkDir, Env: options.Env, Remove: options.Remove,
 	}, nil
 }

@@ -28,6 +28,7 @@ import (
 
 	"github.com/banger-vm/banger/internal/guest/channel"
 	"github.com/banger-vm/banger/internal/guest/exec"
+	"github.com/banger-vm/banger/internal/guest/forward"
 	"github.com/banger-vm/banger/internal/guest/frame"
 	"github.com/banger-vm/banger/internal/guest/machine"
 )
@@ -96,6 +97,7 @@ func router(out console) frame.Router {
 	all := frame.Router{}
 	for _, service := range []frame.Router{
 		newGuest(out).Handlers(),
+		forward.Handlers(),
 		machine.NewGuest().Handlers(),
 	} {
 		maps.Copy(all, service)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/banger-vm/banger/internal/fault"
 	"github.com/banger-vm/banger/internal/guest/frame"
+	"github.com/banger-vm/banger/internal/port"
 	"github.com/banger-vm/banger/internal/vm/instance"
 )
 
@@ -47,6 +48,18 @@ func (c Client) Wait(ctx context.Context) (instance.State, error) {
 func (c Client) Signal(ctx context.Context, number int) error {
 	_, err := c.ask(ctx, request{Do: doSignal, Signal: number})
 	return err
+}
+
+// AddPorts publishes ports: all of them or, on an error, none.
+func (c Client) AddPorts(ctx context.Context, specs []string) ([]port.Published, error) {
+	a, err := c.ask(ctx, request{Do: doPorts, Add: specs})
+	return a.Ports, err
+}
+
+// RemovePorts stops publishing ports, and returns those that were.
+func (c Client) RemovePorts(ctx context.Context, specs []string) ([]port.Published, error) {
+	a, err := c.ask(ctx, request{Do: doPorts, Remove: specs})
+	return a.Ports, err
 }
 
 func (c Client) end(ctx context.Context, r request) (instance.State, error) {

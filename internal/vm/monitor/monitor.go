@@ -18,6 +18,7 @@ import (
 	"github.com/banger-vm/banger/internal/fsync"
 	"github.com/banger-vm/banger/internal/guest/exec"
 	"github.com/banger-vm/banger/internal/lock"
+	"github.com/banger-vm/banger/internal/port"
 	"github.com/banger-vm/banger/internal/system"
 	"github.com/banger-vm/banger/internal/vm/instance"
 	"github.com/banger-vm/banger/internal/vm/output"
@@ -84,12 +85,15 @@ type monitor struct {
 	lock     *lock.Lock
 	control  net.Listener
 	log      *output.Writer
+	ports    *port.Set
 	clients  sync.WaitGroup // connections that wait for the end
 
 	booted chan struct{}      // closed when the machine has booted, or never will
 	stops  chan time.Duration // the limits of requests to stop; only the first counts
 	done   chan struct{}      // closed when state is final
 	cut    context.CancelCauseFunc
+
+	portChange sync.Mutex // held while ports and configuration change together
 
 	mu       sync.Mutex
 	status   Status
@@ -155,6 +159,9 @@ func (m *monitor) open() error {
 		return fmt.Errorf("making the control socket: %w", err)
 	}
 	m.control = control
+	if err := m.publish(); err != nil {
+		return err
+	}
 	if m.log, err = output.NewWriter(m.instance.Path(instance.OutputLog), output.Limit, m.Now); err != nil {
 		return err
 	}
@@ -411,6 +418,9 @@ func (m *monitor) finish(startError error) {
 	m.mu.Unlock()
 	if m.control != nil {
 		_ = m.control.Close() // removes the socket
+	}
+	if m.ports != nil {
+		m.ports.Close()
 	}
 	if m.log != nil {
 		_ = m.log.Close()

@@ -58,9 +58,12 @@ func (m *monitor) carryOut(conn net.Conn, r request) error {
 		m.mu.Lock()
 		status := m.status
 		m.mu.Unlock()
+		status.Ports = m.ports.List()
 		return writeLine(conn, answer{Status: &status})
 	case doStream:
 		return m.stream(conn)
+	case doPorts:
+		return m.changePorts(conn, r)
 	case doSignal:
 		return m.signal(conn, r.Signal)
 	case doStop:
@@ -144,13 +147,22 @@ func (m *monitor) running() (*qemu.Machine, error) {
 	return m.machine, nil
 }
 
-// askStop has the machine stopped in good order. Once it stops, asking again does nothing.
+// askStop has the machine stopped in good order, which takes until it has booted; one that has not within limit is
+// killed. Once it stops, asking again does nothing.
 func (m *monitor) askStop(limit time.Duration) {
 	m.setReason(instance.Stopped)
 	select {
 	case m.stops <- limit:
 	default:
+		return
 	}
+	go func() {
+		select {
+		case <-m.booted:
+		case <-time.After(limit):
+			m.kill()
+		}
+	}()
 }
 
 // kill ends the machine at once, whether it has booted or not.
