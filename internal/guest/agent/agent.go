@@ -99,6 +99,7 @@ func router(out console) frame.Router {
 		newGuest(out).Handlers(),
 		forward.Handlers(),
 		machine.NewGuest().Handlers(),
+		forward.Handlers(),
 	} {
 		maps.Copy(all, service)
 	}

@@ -117,7 +117,7 @@ func TestHosts(t *testing.T) {
 	for _, test := range []struct {
 		net  network
 		want string
-	}{{n, "10.0.2.15\tvm\n"}, {network{}, "127.0.1.1\tvm\n"}} {
+	}{{n, "\n10.0.2.15\tvm\n10.0.2.2\thost.banger.internal\n"}, {network{}, "\n127.0.1.1\tvm\n"}} {
 		if got := hosts("vm", test.net); !strings.HasSuffix(got, test.want) || !strings.HasPrefix(got, "127.0.0.1\tlocalhost\n") {
 			t.Errorf("with the network %v got %q, want localhost first and %q last", test.net, got, test.want)
 		}
