@@ -280,10 +280,10 @@ func (e *Engine) WaitVM(ctx context.Context, name string) (int, error) {
 func (e *Engine) RemoveVM(ctx context.Context, name string, force bool) error {
 	i, err := e.instance(name)
 	if err != nil {
-		if force && fault.KindOf(err) != fault.NotFound {
-			return e.vms.Clear(name)
+		if !force || fault.KindOf(err) == fault.NotFound {
+			return err
 		}
-		return err
+		i = e.vms.Unread(name)
 	}
 	if i.Runs() {
 		if !force {
