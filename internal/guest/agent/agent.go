@@ -50,6 +50,8 @@ func Main(args []string, pid int) int {
 		role = args[1]
 	}
 	switch {
+	case isModprobe(args):
+		return modprobe(args)
 	case pid == 1 && role != "init" && exists(moduleList):
 		runInitramfs()
 	case pid == 1:

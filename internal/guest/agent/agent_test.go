@@ -195,11 +195,16 @@ tmpfs /dev/shm tmpfs rw 0 0
 cgroup2 /sys/fs/cgroup cgroup2 rw 0 0
 tmpfs /mnt/with\040blank\134 tmpfs rw 0 0
 tmpfs /devices tmpfs rw 0 0
+server:/x /mnt/far nfs4 rw 0 0
+files /mnt/sshfs fuse.sshfs rw 0 0
+/dev/sda /mnt/near fuseblk rw 0 0
 broken
 `
-	want := []string{"/devices", `/mnt/with blank\`, "/lib/modules"}
+	want := []mountpoint{
+		{"/mnt/near", false}, {"/mnt/sshfs", true}, {"/mnt/far", true}, {"/devices", false}, {`/mnt/with blank\`, false}, {"/lib/modules", false},
+	}
 	if got := unmountOrder(mounts); !slices.Equal(got, want) {
-		t.Errorf("got %q, want %q", got, want)
+		t.Errorf("got %v, want %v", got, want)
 	}
 }
 

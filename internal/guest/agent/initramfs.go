@@ -15,6 +15,8 @@ import (
 const (
 	// moduleList names the modules to load, and marks an initramfs of banger's.
 	moduleList = "/banger/modules.list"
+	// initramfsProgram is this program in the initramfs.
+	initramfsProgram = "/init"
 	// newRoot is where the root disk is mounted before it becomes the root.
 	newRoot = "/root"
 	// diskLimit is how long the kernel may take to find the root disk.
@@ -66,8 +68,12 @@ func handOver(out console) error {
 	if line.hostname != "" {
 		_ = unix.Sethostname([]byte(line.hostname)) // the agent does it again, and says why it fails
 	}
+	kept, err := renew(initramfsProgram, newRoot)
+	if err != nil {
+		out.say("%v", err)
+	}
 	out.step("handover")
-	if err := switchRoot(); err != nil {
+	if err := switchRoot(kept); err != nil {
 		return err
 	}
 	argv := []string{line.init}
@@ -183,8 +189,8 @@ func mountModules(device, root string) error {
 }
 
 // switchRoot makes newRoot the root and frees the initramfs (Documentation/filesystems/ramfs-rootfs-initramfs.rst: it
-// can neither be unmounted nor pivoted away).
-func switchRoot() error {
+// can neither be unmounted nor pivoted away), but for this program if it is kept.
+func switchRoot(kept bool) error {
 	for _, m := range earlyMounts() {
 		target := newRoot + m.target
 		if err := os.MkdirAll(target, m.dirMode); err != nil {
@@ -197,7 +203,7 @@ func switchRoot() error {
 	if err := os.Chdir(newRoot); err != nil {
 		return fmt.Errorf("entering the root disk: %w", err)
 	}
-	removeInitramfs()
+	removeInitramfs(kept)
 	if err := unix.Mount(".", "/", "", unix.MS_MOVE, ""); err != nil {
 		return fmt.Errorf("moving the root disk to /: %w", err)
 	}
@@ -208,7 +214,7 @@ func switchRoot() error {
 }
 
 // removeInitramfs gives the initramfs's memory back. It leaves everything alone if / is not the initramfs.
-func removeInitramfs() {
+func removeInitramfs(kept bool) {
 	if !exists(moduleList) {
 		return
 	}
@@ -220,6 +226,9 @@ func removeInitramfs() {
 	for _, e := range entries {
 		var st syscall.Stat_t
 		path := "/" + e.Name()
+		if kept && path == initramfsProgram {
+			continue
+		}
 		if syscall.Lstat(path, &st) == nil && st.Dev == root.Dev {
 			_ = os.RemoveAll(path)
 		}
