@@ -315,11 +315,11 @@ func (e *Engine) WaitVM(ctx context.Context, name string) (int, error) {
 // RemoveVM removes a VM with its disk. One that runs is killed first if force says so, and is an error otherwise.
 func (e *Engine) RemoveVM(ctx context.Context, name string, force bool) error {
 	i, err := e.instance(name)
-	if err != nil && force && fault.KindOf(err) != fault.NotFound {
-		i, err = e.vms.Unread(name), nil
-	}
 	if err != nil {
-		return err
+		if !force || fault.KindOf(err) == fault.NotFound {
+			return err
+		}
+		i = e.vms.Unread(name)
 	}
 	if i.Runs() {
 		if !force {
