@@ -239,6 +239,9 @@ func (a *app) environmentFiles(paths []string) ([]string, error) {
 			if key, _, _ := strings.Cut(line, "="); key == "" || strings.ContainsAny(key, " \t") {
 				return nil, usage(fmt.Errorf("reading the environment file %q: the line %q has no variable's name", path, line), "write KEY=VALUE")
 			}
+			if _, set := a.lookupEnv(line); !set && !strings.Contains(line, "=") {
+				continue // unlike with -e, it takes nothing away
+			}
 			vars = append(vars, line)
 		}
 	}

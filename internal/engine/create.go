@@ -66,8 +66,9 @@ type VMOptions struct {
 // MinMemory is the least memory that a VM boots with, in bytes.
 const MinMemory = vm.MinMemoryMiB << 20
 
-// create makes a VM, which the caller holds the start's lock of.
-func (e *Engine) create(ctx context.Context, options VMOptions) (*instance.Instance, *lock.Lock, error) {
+// create makes a VM, which the caller holds the start's lock of. One that is to run at once has begun its run: should that
+// come to nothing, nobody takes it for one that waits to be started.
+func (e *Engine) create(ctx context.Context, options VMOptions, run bool) (*instance.Instance, *lock.Lock, error) {
 	linux, err := e.readyToMake(ctx, options)
 	if err != nil {
 		return nil, nil, err
@@ -89,6 +90,13 @@ func (e *Engine) create(ctx context.Context, options VMOptions) (*instance.Insta
 	starting, err := lockStart(ctx, prepared)
 	if err != nil {
 		return nil, nil, err
+	}
+	if run {
+		err = (&instance.Instance{Dir: prepared}).SetState(instance.State{Started: e.config.Now()})
+	}
+	if err != nil {
+		starting.Release()
+		return nil, nil, noSpace(err)
 	}
 	i, err := e.vms.Publish(prepared, config)
 	if err != nil {

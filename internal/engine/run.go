@@ -41,7 +41,7 @@ type RunOptions struct {
 // to be removed is gone then. One that does not come up, or whose command cannot be started, is removed in any case.
 func (e *Engine) Run(ctx context.Context, options RunOptions) (int, error) {
 	options.Terminal, options.Input = options.TTY != nil, options.Stdin != nil
-	i, starting, err := e.create(ctx, options.VMOptions)
+	i, starting, err := e.create(ctx, options.VMOptions, true)
 	if err != nil {
 		return 0, err
 	}
@@ -87,7 +87,9 @@ func (e *Engine) attend(ctx context.Context, i *instance.Instance, a *monitor.At
 	switch {
 	case ctx.Err() != nil:
 		return 0, errors.Join(context.Cause(ctx), e.abandon(i))
-	case errors.As(err, &refused) && refused.Reason != monitor.CrashedVM:
+	case errors.As(err, &refused) && refused.Reason == monitor.CrashedVM:
+		err = errors.New(refused.Message) // not a command that could not be started, which has an exit code of its own
+	case refused != nil:
 		err = errors.Join(err, e.forget(i))
 	case errors.Is(err, frame.ErrDisconnected):
 		err = e.whyGone(i, err)
@@ -135,6 +137,7 @@ func (e *Engine) watchMachine(ctx context.Context, i *instance.Instance, a *moni
 	if err := errors.Join(a.Started(ctx), s.Started()); err != nil {
 		return 0, errors.Join(err, e.abandon(i))
 	}
+	end := e.awaitEnd(ctx, i)
 	go func() {
 		if _, asked := <-s.Signals; asked {
 			_, _ = e.client(i).Stop(ctx, machineStopLimit)
@@ -148,11 +151,27 @@ func (e *Engine) watchMachine(ctx context.Context, i *instance.Instance, a *moni
 	if err != nil {
 		return 0, errors.Join(err, e.abandon(i))
 	}
-	last, ran := i.State()
-	if ran && last.Error != "" {
+	last := <-end
+	if last.Error != "" {
 		return last.ExitCode, errors.New(last.Error)
 	}
 	return last.ExitCode, nil
+}
+
+// awaitEnd gives what becomes of the run. A VM that is removed with its end leaves nothing else to learn it from.
+func (e *Engine) awaitEnd(ctx context.Context, i *instance.Instance) <-chan instance.State {
+	end := make(chan instance.State, 1)
+	go func() {
+		state, err := e.client(i).Wait(ctx)
+		if err != nil {
+			state = instance.State{Error: "the VM's monitor was killed"}
+		}
+		if last, ran := i.State(); err != nil && ran && last.Ended != nil {
+			state = last
+		}
+		end <- state
+	}()
+	return end
 }
 
 // Stream opens a stream to the agent of a VM that runs.
@@ -167,6 +186,9 @@ func (e *Engine) Stream(ctx context.Context, name string) (net.Conn, error) {
 func (e *Engine) stream(ctx context.Context, i *instance.Instance) (net.Conn, error) {
 	if !i.Runs() {
 		return nil, notRunning("reaching", i.Name, e.look(ctx, i).State)
+	}
+	if err := e.checkAnswers(ctx, i, "reaching"); err != nil {
+		return nil, err
 	}
 	return e.client(i).Stream(ctx)
 }

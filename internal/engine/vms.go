@@ -81,16 +81,27 @@ func (e *Engine) instance(name string) (*instance.Instance, error) {
 
 // look derives the state of a VM from its monitor's lock and, while that is held, from the monitor itself.
 func (e *Engine) look(ctx context.Context, i *instance.Instance) VM {
-	v := VM{Config: i.Config, Dir: i.Dir, State: StateCreated}
+	v := VM{Config: i.Config, Dir: i.Dir}
+	for v.State == "" && i.Runs() {
+		v.Status, v.State = e.ask(ctx, i)
+	}
+	// Only now: the last thing that a monitor does under its lock is to write down what became of the run.
 	if last, ran := i.State(); ran {
 		v.Last = &last
 	}
-	if i.Runs() {
-		v.Status, v.State = e.ask(ctx, i)
-		return v
+	if v.State == "" {
+		v.restingState(i)
 	}
+	return v
+}
+
+// restingState finds the state of a VM that does not run.
+func (v *VM) restingState(i *instance.Instance) {
 	switch {
 	case v.Last == nil:
+		v.State = StateCreated
+	case v.Last.Ended == nil && i.BeingStarted():
+		v.State = string(monitor.Starting)
 	case v.Last.Ended == nil:
 		v.State = StateCrashed
 		v.Last.Reason, v.Last.Error = instance.Crashed, "its monitor was killed"
@@ -101,9 +112,9 @@ func (e *Engine) look(ctx context.Context, i *instance.Instance) VM {
 	default:
 		v.State = StateStopped
 	}
-	return v
 }
 
+// ask asks a monitor how its VM is. The state is empty if it has ended meanwhile.
 func (e *Engine) ask(ctx context.Context, i *instance.Instance) (*monitor.Status, string) {
 	limited, cancel := context.WithTimeout(ctx, statusLimit)
 	defer cancel()
@@ -113,13 +124,35 @@ func (e *Engine) ask(ctx context.Context, i *instance.Instance) (*monitor.Status
 		return &status, string(status.Phase)
 	case limited.Err() != nil:
 		return nil, StateUnknown
+	case !i.Runs():
+		return nil, ""
 	}
 	return nil, string(monitor.Starting) // it has the lock, and no socket yet
 }
 
 // client talks to the monitor of a VM that runs.
 func (e *Engine) client(i *instance.Instance) monitor.Client {
-	return monitor.Client{Name: i.Name, Socket: filepath.Join(e.socketsOf(i), monitor.ControlSocket)}
+	return monitor.Client{Name: i.Name, Socket: filepath.Join(e.currentSockets(i), monitor.ControlSocket)}
+}
+
+// currentSockets is the directory of the sockets of the VM's last run, which may have been started with another runtime
+// directory than this one's.
+func (e *Engine) currentSockets(i *instance.Instance) string {
+	usual := e.socketsOf(i)
+	m, err := i.Monitor()
+	if dir := filepath.Dir(m.Control); err == nil && filepath.IsAbs(dir) && filepath.Base(dir) == filepath.Base(usual) {
+		return dir
+	}
+	return usual
+}
+
+// checkAnswers refuses to wait for a monitor that does not answer.
+func (e *Engine) checkAnswers(ctx context.Context, i *instance.Instance, doing string) error {
+	if _, state := e.ask(ctx, i); state != StateUnknown || ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	err := fmt.Errorf("%s the VM %q: its monitor does not answer", doing, i.Name)
+	return fault.New(fault.Failure, err, "end it: banger vm kill "+i.Name)
 }
 
 // socketsOf is the directory of a VM's sockets. A socket's path has to fit into 108 bytes (unix(7)), so the home, which
@@ -137,7 +170,7 @@ func notRunning(doing, name, state string) error {
 
 // CreateVM makes a VM and does not start it.
 func (e *Engine) CreateVM(ctx context.Context, options VMOptions) (VM, error) {
-	i, starting, err := e.create(ctx, options)
+	i, starting, err := e.create(ctx, options, false)
 	if err != nil {
 		return VM{}, err
 	}
@@ -167,6 +200,9 @@ func (e *Engine) StartVM(ctx context.Context, name string) error {
 func (e *Engine) StopVM(ctx context.Context, name string, limit time.Duration) error {
 	i, err := e.instance(name)
 	if err != nil || !i.Runs() {
+		return err
+	}
+	if err := e.checkAnswers(ctx, i, "stopping"); err != nil {
 		return err
 	}
 	_, err = e.client(i).Stop(ctx, limit)
@@ -297,25 +333,37 @@ func (e *Engine) RemoveVM(ctx context.Context, name string, force bool) error {
 	return e.discard(ctx, i)
 }
 
+// discardLimit is how long a monitor that ends may take to do so, or somebody who is about to start the VM to fail.
+const discardLimit = 20 * time.Second
+
+var errInUse = errors.New("it runs, or is being started")
+
 // discard removes a VM that does not run.
 func (e *Engine) discard(ctx context.Context, i *instance.Instance) error {
-	starting, err := i.LockStart(ctx)
-	if errors.Is(err, fs.ErrNotExist) {
+	limited, cancel := context.WithTimeoutCause(ctx, discardLimit, errInUse)
+	defer cancel()
+	err := e.discardLocked(limited, i)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return nil // it has removed itself
+	case errors.Is(err, errInUse):
+		err = fault.New(fault.NotRunning, fmt.Errorf("removing the VM %q: %w", i.Name, errInUse), "stop it first, or pass --force")
 	}
+	return err
+}
+
+func (e *Engine) discardLocked(ctx context.Context, i *instance.Instance) error {
+	starting, err := i.LockStart(ctx)
 	if err != nil {
 		return err
 	}
 	defer starting.Release()
 	held, err := i.Lock(ctx)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
 	if err != nil {
 		return err
 	}
 	defer held.Release()
-	_ = os.RemoveAll(e.socketsOf(i))
+	_ = os.RemoveAll(e.currentSockets(i))
 	return i.Discard()
 }
 
@@ -341,7 +389,8 @@ func (e *Engine) sweep(ctx context.Context) {
 	_ = e.vms.Sweep()
 	list, _ := e.vms.List()
 	for _, i := range list {
-		if i.Remove && !i.Runs() && !i.BeingStarted() {
+		_, begun := i.State()
+		if i.Remove && begun && !i.Runs() && !i.BeingStarted() {
 			_ = e.discard(ctx, i)
 		}
 	}
