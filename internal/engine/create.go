@@ -160,11 +160,11 @@ func (e *Engine) configOf(options VMOptions, image store.Image, linux *kernel.Ke
 	if err != nil {
 		return instance.Config{}, err
 	}
-	init, systemd, err := initOf(options.Init, image.Init)
+	boot, err := bootOf(options.Init, image.Init)
 	if err != nil {
 		return instance.Config{}, err
 	}
-	workload, err := workloadOf(options, image, systemd)
+	workload, err := workloadOf(options, image, boot.systemd)
 	if err != nil {
 		return instance.Config{}, err
 	}
@@ -173,7 +173,7 @@ func (e *Engine) configOf(options VMOptions, image store.Image, linux *kernel.Ke
 		Name: name, Created: e.config.Now(), Image: options.Image, ImageID: image.ID, Kernel: linux.Name,
 		CPUs: options.CPUs, MemoryMiB: int(options.Memory / mib), DiskSize: disk,
 		Hostname: orDefault(options.Hostname, name), Network: orDefault(options.Network, NetworkUser),
-		Init: init, Systemd: systemd, BootTimeout: options.Timeout, Ports: options.Ports,
+		Init: boot.program, Systemd: boot.systemd, SpawnAgent: boot.spawn, BootTimeout: options.Timeout, Ports: options.Ports,
 		Workload: workload, User: options.User, Dir: options.WorkDir, Env: options.Env, Remove: options.Remove,
 	}, nil
 }

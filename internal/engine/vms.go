@@ -455,7 +455,7 @@ func (e *Engine) spec(i *instance.Instance, linux *kernel.Kernel) vm.Spec {
 	return vm.Spec{
 		Name: i.Name, Hostname: i.Hostname, Dir: i.Dir, RuntimeDir: e.socketsOf(i),
 		Vmlinuz: linux.Vmlinuz(), Initramfs: i.Path(instance.Initramfs), ModulesImage: linux.ModulesImage(),
-		RootImage: e.images.Disk(i.ImageID), DiskSize: i.DiskSize, Volatile: i.Remove, Init: i.Init,
+		RootImage: e.images.Disk(i.ImageID), DiskSize: i.DiskSize, Volatile: i.Remove, Init: i.Init, SpawnAgent: i.SpawnAgent,
 		CPUs: i.CPUs, MemoryMiB: i.MemoryMiB, Network: i.Network == NetworkUser, BootTimeout: i.BootTimeout,
 	}
 }
@@ -465,16 +465,24 @@ func lockStart(ctx context.Context, dir string) (*lock.Lock, error) {
 	return lock.Acquire(ctx, filepath.Join(dir, instance.StartLock))
 }
 
-// initOf returns the program that becomes process 1, and whether it is systemd, for a choice of VMOptions.Init.
-func initOf(choice, image string) (program string, systemd bool, err error) {
+// boot is how a VM is booted.
+type boot struct {
+	program string // that becomes process 1
+	systemd bool   // it is systemd
+	spawn   bool   // it does not start the agent
+}
+
+// bootOf returns how a VM is booted, for a choice of VMOptions.Init and the init that its image was made for.
+func bootOf(choice, image string) (boot, error) {
+	made := image == string(guest.Systemd) // the agent is a service
 	switch {
 	case choice == "" || choice == InitAuto:
-		return guest.InitPath(guest.Init(image)), image == string(guest.Systemd), nil
+		return boot{program: guest.InitPath(guest.Init(image)), systemd: made}, nil
 	case choice == InitGuest:
-		return guest.InitPath(guest.Guest), false, nil
+		return boot{program: guest.InitPath(guest.Guest)}, nil
 	case filepath.IsAbs(choice):
-		return choice, isInit(choice), nil
+		return boot{program: choice, systemd: isInit(choice), spawn: !made || !isInit(choice)}, nil
 	}
-	err = fmt.Errorf("choosing the init: %q is neither %q, %q nor an absolute path", choice, InitAuto, InitGuest)
-	return "", false, fault.New(fault.Usage, err, "")
+	err := fmt.Errorf("choosing the init: %q is neither %q, %q nor an absolute path", choice, InitAuto, InitGuest)
+	return boot{}, fault.New(fault.Usage, err, "")
 }

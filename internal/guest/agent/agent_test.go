@@ -79,6 +79,7 @@ func TestParseCommandLine(t *testing.T) {
 		{"a banger.init=/sbin/init  banger.hostname=vm banger.net=1,2,3 banger.magic=00ff\n", commandLine{init: "/sbin/init", hostname: "vm", net: "1,2,3", magic: "00ff"}},
 		{"banger.init=/a=b banger.init=/c=d", commandLine{init: "/c=d"}},
 		{"banger.init=/a banger.grow", commandLine{init: "/a", grow: true}},
+		{"banger.init=/a banger.spawn", commandLine{init: "/a", spawn: true}},
 		{"banger.grown banger.initx=/a xbanger.init=/b banger.magic", commandLine{}},
 	}
 	for _, test := range tests {

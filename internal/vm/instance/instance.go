@@ -50,9 +50,10 @@ type Config struct {
 	MemoryMiB   int           `json:"memory_mib"`
 	DiskSize    int64         `json:"disk_size,omitempty"` // bytes; 0 is the image's size
 	Hostname    string        `json:"hostname"`
-	Network     string        `json:"network"` // "user" or "none"
-	Init        string        `json:"init"`    // program of the root that becomes process 1
-	Systemd     bool          `json:"systemd"` // that program is systemd, which takes a while to start everything
+	Network     string        `json:"network"`               // "user" or "none"
+	Init        string        `json:"init"`                  // program of the root that becomes process 1
+	Systemd     bool          `json:"systemd"`               // that program is systemd, which takes a while to start everything
+	SpawnAgent  bool          `json:"spawn_agent,omitempty"` // that program does not start the agent
 	BootTimeout time.Duration `json:"boot_timeout"`
 	Ports       []string      `json:"ports,omitempty"` // published, as package port writes them
 
