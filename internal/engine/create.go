@@ -191,10 +191,14 @@ func workloadOf(options VMOptions, image store.Image, systemd bool) (*instance.W
 	}
 	workload := &instance.Workload{TTY: options.Terminal, Stdin: options.Input, StopSignal: int(stop)}
 	workload.Argv = argumentsOf(options, config.Config)
-	if systemd && len(workload.Argv) > 0 && isInit(workload.Argv[0]) {
-		workload.Argv = options.Args // the init runs already, as process 1
-	}
 	chosen := len(options.Args) > 0 || options.Entrypoint != nil
+	if systemd && startsInit(workload.Argv) {
+		workload.Argv = options.Args // the init runs already, as process 1
+		if startsInit(workload.Argv) {
+			workload.Argv = nil
+		}
+		chosen = len(workload.Argv) > 0
+	}
 	switch {
 	case systemd && !chosen && isBareShell(workload.Argv):
 		if !options.Terminal {
@@ -220,6 +224,8 @@ func argumentsOf(options VMOptions, config ocispec.ImageConfig) []string {
 	}
 	return append(append([]string{}, entrypoint...), args...)
 }
+
+func startsInit(argv []string) bool { return len(argv) > 0 && isInit(argv[0]) }
 
 func isInit(program string) bool {
 	return program == "/sbin/init" || program == "/usr/sbin/init" || strings.HasSuffix(program, "/systemd/systemd")
