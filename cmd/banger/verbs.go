@@ -45,7 +45,7 @@ type verbs interface {
 	PruneVMs(ctx context.Context) (removed []string, err error)
 	Stats(ctx context.Context, names []string) ([]engine.Stats, error)
 
-	Ports(ctx context.Context, name string) ([]port.Published, error)
+	Ports(ctx context.Context, name string) ([]engine.VMPort, error)
 	AddPorts(ctx context.Context, name string, specs []string) ([]port.Published, error)
 	RemovePorts(ctx context.Context, name string, specs []string) ([]port.Published, error)
 

@@ -16,7 +16,8 @@ import (
 func newVM(a *app) *cobra.Command {
 	return group("vm", "Run images as virtual machines, and live with them",
 		newVMRun(a), newVMCreate(a), newVMStart(a), newVMStop(a), newVMRestart(a), newVMKill(a), newVMRemove(a),
-		newVMList(a), newVMInspect(a), newVMWait(a), newVMPrune(a), newVMExec(a), newVMShell(a), newVMLogs(a), newVMStats(a), newVMMonitor(a))
+		newVMList(a), newVMInspect(a), newVMWait(a), newVMPrune(a), newVMExec(a), newVMShell(a), newVMLogs(a), newVMStats(a),
+		newVMPort(a), newVMMonitor(a))
 }
 
 // vmFlags are the flags that make a VM.
@@ -196,6 +197,9 @@ func (a *app) environmentFiles(paths []string) ([]string, error) {
 			}
 			if key, _, _ := strings.Cut(line, "="); key == "" || strings.ContainsAny(key, " \t") {
 				return nil, usage(fmt.Errorf("reading the environment file %q: the line %q has no variable's name", path, line), "write KEY=VALUE")
+			}
+			if _, set := a.lookupEnv(line); !set && !strings.Contains(line, "=") {
+				continue // unlike with -e, it takes nothing away
 			}
 			vars = append(vars, line)
 		}

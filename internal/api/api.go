@@ -135,8 +135,12 @@ type (
 		Removed []string `json:"removed"`
 		Error   *Error   `json:"error,omitempty"`
 	}
-	// Ports are those that a VM publishes, or that were removed.
+	// Ports are those that VMs publish.
 	Ports struct {
+		Ports []engine.VMPort `json:"ports"`
+	}
+	// Changed are the ports of a VM that were published or closed.
+	Changed struct {
 		Ports []port.Published `json:"ports"`
 	}
 	// Checks are what a daemon needs of its host.

@@ -105,25 +105,31 @@ func statsOfVMs(c *call) error {
 	return c.answer(api.Stats{VMs: orEmpty(stats), Error: api.ErrorOf(failed)})
 }
 
-func (c *call) ports(ports []port.Published, err error) error {
+func listPorts(c *call) error {
+	ports, err := c.engine.Ports(c.ctx(), c.r.URL.Query().Get("vm"))
 	if err != nil {
 		return err
 	}
-	return c.answer(api.Ports{Ports: orEmpty(ports)})
+	return c.answer(api.Ports{Ports: ports})
 }
 
-func listPorts(c *call) error { return c.ports(c.engine.Ports(c.ctx(), c.target())) }
+func (c *call) changed(ports []port.Published, err error) error {
+	if err != nil {
+		return err
+	}
+	return c.answer(api.Changed{Ports: orEmpty(ports)})
+}
 
 func addPorts(c *call) error {
 	var asked api.Publish
 	if err := c.decode(&asked); err != nil {
 		return err
 	}
-	return c.ports(c.engine.AddPorts(c.ctx(), c.target(), asked.Ports))
+	return c.changed(c.engine.AddPorts(c.ctx(), c.target(), asked.Ports))
 }
 
 func removePorts(c *call) error {
-	return c.ports(c.engine.RemovePorts(c.ctx(), c.target(), c.r.URL.Query()["port"]))
+	return c.changed(c.engine.RemovePorts(c.ctx(), c.target(), c.r.URL.Query()["port"]))
 }
 
 func logsOfVM(c *call) error {

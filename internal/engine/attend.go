@@ -21,6 +21,7 @@ import (
 type Host interface {
 	FindVM(ctx context.Context, name string) (VM, error)
 	StopVM(ctx context.Context, name string, limit time.Duration) error
+	WaitVM(ctx context.Context, name string) (int, error)
 	KillVM(ctx context.Context, name string) error
 	RemoveVM(ctx context.Context, name string, force bool) error
 	Logs(ctx context.Context, name string, options LogOptions, stdout, stderr io.Writer) error
@@ -55,7 +56,9 @@ func (a attendance) run(ctx context.Context, conn net.Conn, s Streams) (int, err
 	switch {
 	case ctx.Err() != nil:
 		return 0, errors.Join(context.Cause(ctx), a.abandon())
-	case errors.As(err, &refused) && refused.Reason != monitor.CrashedVM:
+	case errors.As(err, &refused) && refused.Reason == monitor.CrashedVM:
+		err = errors.New(refused.Message) // not a command that could not be started, which has an exit code of its own
+	case refused != nil:
 		err = errors.Join(err, a.forget())
 	case errors.Is(err, frame.ErrDisconnected):
 		err = a.whyGone(err)
@@ -124,6 +127,7 @@ const machineStopLimit = 30 * time.Second
 
 // watchMachine shows the console of a VM without a command until it ends. The first signal stops it in good order.
 func (a attendance) watchMachine(ctx context.Context, s Streams) (int, error) {
+	code := a.awaitEnd(ctx)
 	go func() {
 		if _, asked := <-s.Signals; asked {
 			_ = a.host.StopVM(ctx, a.vm.Name, machineStopLimit)
@@ -140,13 +144,26 @@ func (a attendance) watchMachine(ctx context.Context, s Streams) (int, error) {
 	v, err := a.host.FindVM(ctx, a.vm.Name)
 	switch {
 	case fault.KindOf(err) == fault.NotFound, err == nil && v.Last == nil:
-		return 0, nil
+		return <-code, nil
 	case err != nil:
 		return 0, err
 	case v.Last.Error != "":
 		return v.Last.ExitCode, errors.New(v.Last.Error)
 	}
 	return v.Last.ExitCode, nil
+}
+
+// awaitEnd gives the exit code of the machine. One that is removed with its end leaves nothing else to learn it from.
+func (a attendance) awaitEnd(ctx context.Context) <-chan int {
+	end := make(chan int, 1)
+	go func() {
+		code, err := a.host.WaitVM(ctx, a.vm.Name)
+		if err != nil {
+			code = 1
+		}
+		end <- code
+	}()
+	return end
 }
 
 // AttendExec is with a command of a VM that was begun by BeginExec, and returns its exit code. It closes stream.

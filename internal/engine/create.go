@@ -66,8 +66,9 @@ type VMOptions struct {
 // MinMemory is the least memory that a VM boots with, in bytes.
 const MinMemory = vm.MinMemoryMiB << 20
 
-// create makes a VM, which the caller holds the start's lock of.
-func (e *Engine) create(ctx context.Context, options VMOptions) (*instance.Instance, *lock.Lock, error) {
+// create makes a VM, which the caller holds the start's lock of. One that is to run at once has begun its run: should that
+// come to nothing, nobody takes it for one that waits to be started.
+func (e *Engine) create(ctx context.Context, options VMOptions, run bool) (*instance.Instance, *lock.Lock, error) {
 	linux, err := e.readyToMake(ctx, options)
 	if err != nil {
 		return nil, nil, err
@@ -89,6 +90,13 @@ func (e *Engine) create(ctx context.Context, options VMOptions) (*instance.Insta
 	starting, err := lockStart(ctx, prepared)
 	if err != nil {
 		return nil, nil, err
+	}
+	if run {
+		err = (&instance.Instance{Dir: prepared}).SetState(instance.State{Started: e.config.Now()})
+	}
+	if err != nil {
+		starting.Release()
+		return nil, nil, noSpace(err)
 	}
 	i, err := e.vms.Publish(prepared, config)
 	if err != nil {
@@ -155,11 +163,11 @@ func (e *Engine) configOf(options VMOptions, image store.Image, linux *kernel.Ke
 	if err != nil {
 		return instance.Config{}, err
 	}
-	init, systemd, err := initOf(options.Init, image.Init)
+	boot, err := bootOf(options.Init, image.Init)
 	if err != nil {
 		return instance.Config{}, err
 	}
-	workload, err := workloadOf(options, image, systemd)
+	workload, err := workloadOf(options, image, boot.systemd)
 	if err != nil {
 		return instance.Config{}, err
 	}
@@ -168,7 +176,7 @@ func (e *Engine) configOf(options VMOptions, image store.Image, linux *kernel.Ke
 		Name: name, Created: e.config.Now(), Image: options.Image, ImageID: image.ID, Kernel: linux.Name,
 		CPUs: options.CPUs, MemoryMiB: int(options.Memory / mib), DiskSize: disk,
 		Hostname: orDefault(options.Hostname, name), Network: orDefault(options.Network, NetworkUser),
-		Init: init, Systemd: systemd, BootTimeout: options.Timeout, Ports: options.Ports,
+		Init: boot.program, Systemd: boot.systemd, SpawnAgent: boot.spawn, BootTimeout: options.Timeout, Ports: options.Ports,
 		Workload: workload, User: options.User, Dir: options.WorkDir, Env: options.Env, Remove: options.Remove,
 	}, nil
 }
@@ -186,10 +194,14 @@ func workloadOf(options VMOptions, image store.Image, systemd bool) (*instance.W
 	}
 	workload := &instance.Workload{TTY: options.Terminal, Stdin: options.Input, StopSignal: int(stop)}
 	workload.Argv = argumentsOf(options, config.Config)
-	if systemd && len(workload.Argv) > 0 && isInit(workload.Argv[0]) {
-		workload.Argv = options.Args // the init runs already, as process 1
-	}
 	chosen := len(options.Args) > 0 || options.Entrypoint != nil
+	if systemd && startsInit(workload.Argv) {
+		workload.Argv = options.Args // the init runs already, as process 1
+		if startsInit(workload.Argv) {
+			workload.Argv = nil
+		}
+		chosen = len(workload.Argv) > 0
+	}
 	switch {
 	case systemd && !chosen && isBareShell(workload.Argv):
 		if !options.Terminal {
@@ -215,6 +227,8 @@ func argumentsOf(options VMOptions, config ocispec.ImageConfig) []string {
 	}
 	return append(append([]string{}, entrypoint...), args...)
 }
+
+func startsInit(argv []string) bool { return len(argv) > 0 && isInit(argv[0]) }
 
 func isInit(program string) bool {
 	return program == "/sbin/init" || program == "/usr/sbin/init" || strings.HasSuffix(program, "/systemd/systemd")

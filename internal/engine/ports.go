@@ -27,13 +27,34 @@ func (e *Engine) RemovePorts(ctx context.Context, name string, specs []string) (
 	return client.RemovePorts(ctx, specs)
 }
 
-// Ports returns what a VM publishes. One that does not run publishes nothing.
-func (e *Engine) Ports(ctx context.Context, name string) ([]port.Published, error) {
-	vm, err := e.FindVM(ctx, name)
-	if err != nil || vm.Status == nil {
-		return nil, err
+// VMPort is a published port and its VM.
+type VMPort struct {
+	VM string `json:"vm"`
+	port.Published
+}
+
+// Ports returns what a VM publishes, or all VMs when name is empty. One that does not run publishes nothing.
+func (e *Engine) Ports(ctx context.Context, name string) ([]VMPort, error) {
+	vms, err := e.named(ctx, name)
+	ports := []VMPort{}
+	for _, vm := range vms {
+		if vm.Status == nil {
+			continue
+		}
+		for _, p := range vm.Status.Ports {
+			ports = append(ports, VMPort{vm.Name, p})
+		}
 	}
-	return vm.Status.Ports, nil
+	return ports, err
+}
+
+// named returns the VM of that name, or all when it is empty.
+func (e *Engine) named(ctx context.Context, name string) ([]VM, error) {
+	if name == "" {
+		return e.ListVMs(ctx)
+	}
+	vm, err := e.FindVM(ctx, name)
+	return []VM{vm}, err
 }
 
 // runningClient returns a VM that runs, and the client of its monitor.

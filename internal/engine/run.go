@@ -71,7 +71,7 @@ type Begun struct {
 // Begin makes a VM and boots it, for a caller who is with it to its end (see Attend) or, where it is detached, leaves it
 // when its command runs. One that does not come up is removed.
 func (e *Engine) Begin(ctx context.Context, options BeginOptions) (*Begun, error) {
-	i, starting, err := e.create(ctx, options.VMOptions)
+	i, starting, err := e.create(ctx, options.VMOptions, true)
 	if err != nil {
 		return nil, err
 	}
@@ -113,6 +113,9 @@ func (e *Engine) Stream(ctx context.Context, name string) (net.Conn, error) {
 func (e *Engine) stream(ctx context.Context, i *instance.Instance) (net.Conn, error) {
 	if !i.Runs() {
 		return nil, notRunning("reaching", i.Name, e.look(ctx, i).State)
+	}
+	if err := e.checkAnswers(ctx, i, "reaching"); err != nil {
+		return nil, err
 	}
 	return e.client(i).Stream(ctx)
 }

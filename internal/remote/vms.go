@@ -102,24 +102,30 @@ func (c *Client) Stats(ctx context.Context, names []string) ([]engine.Stats, err
 	return answer.VMs, answer.Error.Received()
 }
 
-// Ports returns what a VM publishes.
-func (c *Client) Ports(ctx context.Context, name string) ([]port.Published, error) {
-	return c.ports(ctx, get("vms", name, "ports"))
+// Ports returns what a VM publishes, or all VMs when name is empty.
+func (c *Client) Ports(ctx context.Context, name string) ([]engine.VMPort, error) {
+	r := get("ports")
+	if name != "" {
+		r.query = url.Values{"vm": {name}}
+	}
+	var answer api.Ports
+	err := c.ask(ctx, r, &answer)
+	return answer.Ports, err
 }
 
 // AddPorts publishes ports of a VM that runs.
 func (c *Client) AddPorts(ctx context.Context, name string, specs []string) ([]port.Published, error) {
-	return c.ports(ctx, post(api.Publish{Ports: specs}, "vms", name, "ports"))
+	return c.changePorts(ctx, post(api.Publish{Ports: specs}, "vms", name, "ports"))
 }
 
 // RemovePorts stops publishing ports of a VM that runs, and returns those that were.
 func (c *Client) RemovePorts(ctx context.Context, name string, specs []string) ([]port.Published, error) {
 	r := request{method: http.MethodDelete, path: []string{"vms", name, "ports"}, query: url.Values{"port": specs}}
-	return c.ports(ctx, r)
+	return c.changePorts(ctx, r)
 }
 
-func (c *Client) ports(ctx context.Context, r request) ([]port.Published, error) {
-	var answer api.Ports
+func (c *Client) changePorts(ctx context.Context, r request) ([]port.Published, error) {
+	var answer api.Changed
 	err := c.ask(ctx, r, &answer)
 	return answer.Ports, err
 }

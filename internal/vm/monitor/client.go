@@ -4,8 +4,11 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
+	"syscall"
 	"time"
 
 	"github.com/banger-vm/banger/internal/fault"
@@ -25,6 +28,9 @@ func (c Client) Status(ctx context.Context) (Status, error) {
 	a, err := c.ask(ctx, request{Do: doStatus})
 	if err != nil {
 		return Status{}, err
+	}
+	if a.Status == nil {
+		return Status{}, c.strange()
 	}
 	return *a.Status, nil
 }
@@ -67,7 +73,15 @@ func (c Client) end(ctx context.Context, r request) (instance.State, error) {
 	if err != nil {
 		return instance.State{}, err
 	}
+	if a.State == nil {
+		return instance.State{}, c.strange()
+	}
 	return *a.State, nil
+}
+
+// strange is the error for an answer to another question.
+func (c Client) strange() error {
+	return fmt.Errorf("asking the monitor of the VM %q: it gave an answer of another version of banger", c.Name)
 }
 
 // Stream opens a stream to the guest's agent.
@@ -84,13 +98,21 @@ func (c Client) Stream(ctx context.Context) (net.Conn, error) {
 	return conn, nil
 }
 
+// dialLimit is how long a monitor that has just been started may take to listen.
+const dialLimit = time.Second
+
 func (c Client) dial(ctx context.Context) (net.Conn, error) {
 	var dialer net.Dialer
-	conn, err := dialer.DialContext(ctx, "unix", c.Socket)
-	if err != nil {
-		return nil, fmt.Errorf("reaching the monitor of the VM %q: %w", c.Name, err)
+	for deadline := time.Now().Add(dialLimit); ; time.Sleep(dialLimit / 100) {
+		conn, err := dialer.DialContext(ctx, "unix", c.Socket)
+		if err == nil {
+			return conn, nil
+		}
+		absent := errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)
+		if !absent || time.Now().After(deadline) || ctx.Err() != nil {
+			return nil, fmt.Errorf("reaching the monitor of the VM %q: %w", c.Name, err)
+		}
 	}
-	return conn, nil
 }
 
 func (c Client) ask(ctx context.Context, r request) (answer, error) {

@@ -17,6 +17,7 @@ import (
 	"github.com/banger-vm/banger/internal/fault"
 	"github.com/banger-vm/banger/internal/fsync"
 	"github.com/banger-vm/banger/internal/guest/exec"
+	"github.com/banger-vm/banger/internal/guest/frame"
 	"github.com/banger-vm/banger/internal/lock"
 	"github.com/banger-vm/banger/internal/port"
 	"github.com/banger-vm/banger/internal/system"
@@ -32,6 +33,8 @@ const (
 	commandLimit = 10 * time.Second
 	// lockLimit is how long the monitor waits for its own lock.
 	lockLimit = 2 * time.Second
+	// crashLimit is how long the machine may take to end after its agent is gone, if that was because of its end.
+	crashLimit = 5 * time.Second
 	// farewellLimit is how long the last answers may take.
 	farewellLimit = time.Second
 )
@@ -100,6 +103,7 @@ type monitor struct {
 	machine  *qemu.Machine   // nil until it has booted
 	workload *workload       // nil until it is asked for
 	reason   instance.Reason // the first one that somebody gives
+	exited   bool            // the command has ended, with the exit code of state
 	state    instance.State
 }
 
@@ -135,7 +139,7 @@ func (m *monitor) live(ctx context.Context, first net.Conn) error {
 		go m.obeySignals(ctx)
 		err = m.run(life, first)
 	} else {
-		m.state.Reason = instance.Failed
+		m.setReason(instance.Failed)
 	}
 	m.finish(err)
 	if err != nil {
@@ -270,9 +274,18 @@ func (m *monitor) work(first net.Conn) (time.Duration, error) {
 	w, err := m.startCommand(first)
 	if err != nil {
 		m.setReason(instance.Failed)
+		m.refuseAttached(first, err)
 		return poweroffLimit, err
 	}
 	return m.wait(w), nil
+}
+
+// refuseAttached tells a client that waits for the frames of the command why there are none.
+func (m *monitor) refuseAttached(first net.Conn, err error) {
+	if m.start.Attached {
+		_ = frame.NewWriter(first).WriteJSON(frame.Error, frame.Refuse(CrashedVM, "%v", err))
+		_ = first.Close()
+	}
 }
 
 // startCommand starts the VM's command, with the client attached to it or, once it runs, released.
@@ -282,13 +295,18 @@ func (m *monitor) startCommand(first net.Conn) (*workload, error) {
 		return nil, fmt.Errorf("reaching the guest agent: %w", err)
 	}
 	w := newWorkload(stream, m.log)
+	// Before anybody can send the command something: the request comes first on the stream.
+	if err := exec.Begin(w.agent, m.command()); err != nil {
+		_ = stream.Close()
+		return nil, err
+	}
 	if m.start.Attached {
 		w.attach(first, m.instance.Workload)
 	}
 	m.mu.Lock()
 	m.workload = w
 	m.mu.Unlock()
-	go w.run(m.command())
+	go w.run()
 	if m.start.Attached {
 		return w, nil
 	}
@@ -309,8 +327,8 @@ func (m *monitor) wait(w *workload) (limit time.Duration) {
 	case limit = <-m.stops:
 		limit = m.stopCommand(w, limit)
 	}
-	if m.instance.Remove {
-		return 0 // nobody will see the disk again
+	if m.instance.Remove && w != nil {
+		return 0 // the command has ended, and nobody will see the disk again
 	}
 	return limit
 }
@@ -351,13 +369,13 @@ func (m *monitor) commandEnded(w *workload) {
 		// Either the machine ends as well, or the agent is gone, and the command with it.
 		select {
 		case <-m.machine.Done():
-		case <-time.After(farewellLimit):
+		case <-time.After(crashLimit):
 			m.setReason(instance.Crashed)
 		}
 		return
 	}
 	m.mu.Lock()
-	m.state.ExitCode = w.code
+	m.exited, m.state.ExitCode = true, w.code
 	m.mu.Unlock()
 	m.setReason(instance.Exited)
 }
@@ -400,6 +418,9 @@ func (m *monitor) shutDown(limit time.Duration) {
 	if err := m.machine.Shutdown(ctx); err != nil {
 		m.mu.Lock()
 		m.state.Error = err.Error()
+		if m.reason == instance.Stopped {
+			m.reason = instance.Killed
+		}
 		m.mu.Unlock()
 		m.say("%v", err)
 	}
@@ -416,9 +437,6 @@ func (m *monitor) finish(startError error) {
 	m.decide(startError)
 	final := m.state
 	m.mu.Unlock()
-	if m.control != nil {
-		_ = m.control.Close() // removes the socket
-	}
 	if m.ports != nil {
 		m.ports.Close()
 	}
@@ -431,7 +449,11 @@ func (m *monitor) finish(startError error) {
 		_ = fsync.Path(m.instance.Path(qemu.Overlay))
 		_ = m.instance.SetState(final)
 	}
+	if m.control != nil {
+		_ = m.control.Close() // removes the socket
+	}
 	_ = os.RemoveAll(m.start.Spec.RuntimeDir)
+	m.lock.Release() // before anybody is told, who may start the VM again at once
 	if m.workload != nil {
 		m.workload.sayEnd(final)
 	}
@@ -448,11 +470,11 @@ func (m *monitor) decide(startError error) {
 		machine = m.machine.Wait()
 	}
 	switch {
-	case m.reason == instance.Killed:
+	case m.reason == instance.Killed, m.reason == instance.Stopped && m.workload != nil && !m.exited:
 		m.state.ExitCode = 128 + int(syscall.SIGKILL)
 	case startError != nil:
 		m.state.Error = startError.Error()
-		m.state.ExitCode = max(m.state.ExitCode, 1)
+		m.state.ExitCode = failureOf(startError).exitCode()
 	case machine != nil:
 		m.state.Reason, m.state.Error, m.state.ExitCode = instance.Crashed, machine.Error(), max(m.state.ExitCode, 1)
 	case m.reason == instance.Crashed:

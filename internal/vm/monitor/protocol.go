@@ -110,6 +110,9 @@ func failureOf(err error) *failure {
 	return f
 }
 
+// exitCode is what a VM exits with that did not come to run its command.
+func (f *failure) exitCode() int { return max(f.Code, 1) }
+
 func (f *failure) err() error {
 	switch {
 	case f.Boot != nil:

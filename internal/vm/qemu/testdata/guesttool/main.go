@@ -54,6 +54,20 @@ func run(verb string, args []string) error {
 			return err
 		}
 		return fill(mib, args[1])
+	case "mount-loop": // IMAGE at DIR
+		return mountLoop(args[0], args[1])
+	case "mount-overlay": // below DIR
+		return mountOverlay(args[0])
+	case "swap-on": // FILE, which is made
+		return swapOn(args[0])
+	case "fill-disk": // by FILE
+		return fillDisk(args[0])
+	case "linger": // VERB ARGUMENT…
+		return linger(args[0], args[1:]...)
+	case "stubborn": // in DIR
+		return stubborn(args[0])
+	case "stuck": // in the file system at DIR
+		return stuck(args[0])
 	}
 	return fmt.Errorf("no verb %q", verb)
 }
