@@ -448,7 +448,7 @@ func (e *Engine) makeRuntimeDir() error {
 	if err := os.MkdirAll(e.config.RuntimeDir, 0o700); err != nil {
 		return fmt.Errorf("making the runtime directory: %w", err)
 	}
-	return checkPrivate(e.config.RuntimeDir)
+	return CheckPrivate(e.config.RuntimeDir)
 }
 
 func (e *Engine) spec(i *instance.Instance, linux *kernel.Kernel) vm.Spec {
