@@ -110,7 +110,7 @@ func absolutePath(name string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("reading %q %s: %w", name, onHost, err)
 	}
-	if name == "." || strings.HasSuffix(name, "/.") {
+	if filepath.Base(name) == "." {
 		absolute += "/."
 	}
 	return absolute, nil
