@@ -12,7 +12,7 @@ import (
 )
 
 func newVM(a *app) *cobra.Command {
-	return group("vm", "Run images as virtual machines", newVMRun(a))
+	return group("vm", "Run images as virtual machines", newVMRun(a), newVMCopy(a))
 }
 
 // vmRun are the flags of `vm run`.

@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	osexec "os/exec"
 	"path/filepath"
@@ -27,6 +28,7 @@ import (
 
 	"github.com/banger-vm/banger/internal/guest/channel"
 	"github.com/banger-vm/banger/internal/guest/exec"
+	"github.com/banger-vm/banger/internal/guest/files"
 	"github.com/banger-vm/banger/internal/guest/frame"
 )
 
@@ -85,6 +87,7 @@ func serve(out console) error {
 		return err
 	}
 	router := newGuest(out).Handlers()
+	maps.Copy(router, files.Handlers())
 	out.step("agent")
 	return channel.Serve(port, magic, router.Serve)
 }

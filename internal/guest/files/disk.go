@@ -1,10 +1,10 @@
 package files
 
 import (
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path"
 	"strings"
@@ -74,7 +74,7 @@ type disk struct {
 
 // newDisk opens the place. The caller closes the disk.
 func newDisk(p place, grant policy, where string) (*disk, error) {
-	d := &disk{place: p, policy: grant, where: where, temp: ".banger-" + rand.Text()[:16], lost: map[string]bool{}}
+	d := &disk{place: p, policy: grant, where: where, temp: fmt.Sprintf(".banger-%016x", rand.Uint64()), lost: map[string]bool{}}
 	root, err := os.OpenRoot(p.dir)
 	if err != nil {
 		return nil, bare(err)
@@ -267,8 +267,8 @@ func checkDirectory(at spot) error {
 	return nil
 }
 
-// push remembers that a directory gets its attributes later. One that was there before keeps its own, unless the copy is
-// exact.
+// push remembers that a directory gets its attributes later. One that was there before keeps its own, unless the copy
+// is exact.
 func (d *disk) push(e *Entry, made bool) {
 	if made || d.policy.exact {
 		d.open = append(d.open, e)

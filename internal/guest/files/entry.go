@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// fixedSize is how many bytes of an encoded entry come before its name: kind, mode, uid, gid, seconds, nanoseconds, size,
-// major, minor.
+// fixedSize is how many bytes of an encoded entry come before its name: kind, mode, uid, gid, seconds, nanoseconds,
+// size, major, minor.
 const fixedSize = 1 + 2 + 4 + 4 + 8 + 4 + 8 + 4 + 4
 
 var (

@@ -66,9 +66,9 @@ func hardEntry(name, to string) *Entry { return &Entry{Kind: HardLink, Name: nam
 
 // scene is a directory of the host with a target in it, and with what nobody may touch.
 type scene struct {
-	t            *testing.T
-	dir, outside string
-	before       string
+	t      *testing.T
+	dir    string
+	before string
 }
 
 func newScene(t *testing.T) *scene {

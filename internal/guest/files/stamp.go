@@ -42,8 +42,8 @@ func (p policy) attributes(e *Entry) []Xattr {
 	return kept
 }
 
-// stamp gives an open file or directory its attributes but for the time. The order matters: a change of owner takes setuid
-// and capabilities away, an ACL changes the mode, and the mode may forbid setting attributes.
+// stamp gives an open file or directory its attributes but for the time. The order matters: a change of owner takes
+// setuid and capabilities away, an ACL changes the mode, and the mode may forbid setting attributes.
 func (d *disk) stamp(fd int, e *Entry) error {
 	if uid, gid, set := d.policy.owner(e); set {
 		if err := unix.Fchown(fd, uid, gid); err != nil {
@@ -75,7 +75,8 @@ func (d *disk) stampName(at spot, e *Entry) error {
 		}
 	}
 	for _, x := range d.policy.attributes(e) {
-		if err := d.tolerate(e, x, unix.Lsetxattr(pathIn(at.dir, at.file), x.Name, []byte(x.Value), 0)); err != nil {
+		err := unix.Lsetxattr(pathIn(at.dir, at.file), x.Name, []byte(x.Value), 0)
+		if err := d.tolerate(e, x, err); err != nil {
 			return err
 		}
 	}
@@ -87,8 +88,8 @@ func (d *disk) stampName(at spot, e *Entry) error {
 	return setTime(at, e)
 }
 
-// disinherit removes the ACL that a new file has from its directory (acl(5), "Object creation and default ACLs") and the
-// sent one does not have. Only an exact copy is without it.
+// disinherit removes the ACL that a new file has from its directory (acl(5), "Object creation and default ACLs") and
+// the sent one does not have. Only an exact copy is without it.
 func (d *disk) disinherit(e *Entry, remove func(name string) error) error {
 	if !d.policy.exact {
 		return nil

@@ -52,8 +52,8 @@ func (w *walker) failed(name string, err error) error {
 }
 
 // note adds a note about an entry.
-func (w *walker) note(name, format string, args ...any) {
-	w.notes.add("%q %s %s", path.Join(w.path, name), w.where, fmt.Sprintf(format, args...))
+func (w *walker) note(name, what string) {
+	w.notes.add("%q %s %s", path.Join(w.path, name), w.where, what)
 }
 
 // visit sends one file of an open directory, which lies on the device parent (0: anywhere), and all that is below it.
@@ -233,7 +233,7 @@ func isVirtual(fd int) bool {
 		unix.PROC_SUPER_MAGIC, unix.SYSFS_MAGIC, unix.CGROUP2_SUPER_MAGIC, unix.CGROUP_SUPER_MAGIC, unix.DEBUGFS_MAGIC,
 		unix.TRACEFS_MAGIC, unix.SECURITYFS_MAGIC, unix.DEVPTS_SUPER_MAGIC, unix.BPF_FS_MAGIC, unix.PSTOREFS_MAGIC,
 		unix.BINFMTFS_MAGIC, unix.SELINUX_MAGIC, unix.EFIVARFS_MAGIC,
-	}, int64(st.Type))
+	}, st.Type)
 }
 
 // regular sends a regular file.
@@ -335,8 +335,8 @@ func (w *walker) span(fd int, e *Entry, from, to int64) error {
 	return nil
 }
 
-// hasHoles reports whether a file has holes and its file system can say where. The number of its blocks does not tell: it
-// counts those of extended attributes.
+// hasHoles reports whether a file has holes and its file system can say where. The number of its blocks does not tell:
+// it counts those of extended attributes.
 func hasHoles(fd int, size int64) bool {
 	if size == 0 {
 		return false
