@@ -212,6 +212,7 @@ func TestClosed(t *testing.T) {
 	address := service(t, "tcp", "127.0.0.1:0", func(net.Conn) { <-hold })
 	defer close(hold)
 	conn := a.mustDial(t, "tcp", address.String())
+	endless := pattern(64 << 20)
 	var waiting sync.WaitGroup
 	waiting.Go(func() {
 		if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
@@ -219,7 +220,7 @@ func TestClosed(t *testing.T) {
 		}
 	})
 	waiting.Go(func() {
-		if _, err := conn.Write(pattern(64 << 20)); !errors.Is(err, net.ErrClosed) {
+		if _, err := conn.Write(endless); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("writing while the connection is closed gives %v", err)
 		}
 	})
