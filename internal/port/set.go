@@ -45,8 +45,13 @@ type Set struct {
 // publication is one published port.
 type publication struct {
 	Published
-	// stop stops listening, resets every connection, and returns when nothing of it is left.
-	stop func()
+	port listener
+}
+
+// listener is what listens on the host.
+type listener interface {
+	// stop stops listening, ends every connection, and returns when nothing of it is left.
+	stop()
 }
 
 // New returns an empty Set.
@@ -147,7 +152,7 @@ func (s *Set) Close() {
 func stopAll(ports []publication) {
 	var stopping sync.WaitGroup
 	for _, p := range ports {
-		stopping.Go(p.stop)
+		stopping.Go(p.port.stop)
 	}
 	stopping.Wait()
 }
