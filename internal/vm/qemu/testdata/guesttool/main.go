@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"syscall"
 	"time"
 )
 
@@ -46,6 +47,8 @@ func run(verb string, args []string) error {
 		return err
 	case "write": // TEXT to FILE
 		return os.WriteFile(args[1], []byte(args[0]), 0o600)
+	case "kill-parent": // as by kill -9
+		return syscall.Kill(os.Getppid(), syscall.SIGKILL)
 	case "fill": // MIB of ones to FILE
 		mib, err := strconv.Atoi(args[0])
 		if err != nil {
@@ -56,6 +59,20 @@ func run(verb string, args []string) error {
 		return serve(args[0])
 	case "connect": // standard input to ADDRESS of NETWORK, and what comes back to standard output
 		return connect(args[0], args[1])
+	case "mount-loop": // IMAGE at DIR
+		return mountLoop(args[0], args[1])
+	case "mount-overlay": // below DIR
+		return mountOverlay(args[0])
+	case "swap-on": // FILE, which is made
+		return swapOn(args[0])
+	case "fill-disk": // by FILE
+		return fillDisk(args[0])
+	case "linger": // VERB ARGUMENT…
+		return linger(args[0], args[1:]...)
+	case "stubborn": // in DIR
+		return stubborn(args[0])
+	case "stuck": // in the file system at DIR
+		return stuck(args[0])
 	}
 	return fmt.Errorf("no verb %q", verb)
 }
