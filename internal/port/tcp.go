@@ -70,7 +70,7 @@ func (p *tcpPort) carry(client *net.TCPConn) {
 	defer func() { <-p.room }()
 	conn, err := p.connect()
 	if err != nil {
-		p.set.config.Report(fmt.Errorf("connecting %v to port %d of the guest: %w", client.RemoteAddr(), p.guest, err))
+		p.set.report(fmt.Errorf("connecting %v to port %d of the guest: %w", client.RemoteAddr(), p.guest, err))
 		_ = client.SetLinger(0)
 		_ = client.Close()
 		return

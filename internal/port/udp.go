@@ -148,7 +148,7 @@ func (f *flow) run() {
 		receiving.Wait()
 	}
 	if f.ctx.Err() == nil && !errors.Is(err, net.ErrClosed) {
-		f.port.set.config.Report(fmt.Errorf("passing datagrams of %v to port %d of the guest: %w", f.client, f.port.guest, err))
+		f.port.set.report(fmt.Errorf("passing datagrams of %v to port %d of the guest: %w", f.client, f.port.guest, err))
 	}
 }
 

@@ -23,7 +23,7 @@ func TestPorts(t *testing.T) {
 	spec.Network = false
 	m := start(t, spec)
 	serveIn(t, m, "127.0.0.1:7")
-	set := port.New(port.Config{Open: m.Session().Open, Report: func(err error) { t.Log(err) }})
+	set := port.New(port.Config{Open: m.Open, Report: func(err error) { t.Log(err) }})
 	defer set.Close()
 	specs, err := port.Parse("7")
 	if err != nil {
@@ -54,7 +54,7 @@ func TestPorts(t *testing.T) {
 // serveIn runs a service in the guest, until the test ends.
 func serveIn(t *testing.T, m *Machine, address string) {
 	t.Helper()
-	stream, err := m.Session().Open(t.Context())
+	stream, err := m.Open(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +122,7 @@ func checkDatagrams(t *testing.T, address string) {
 
 // checkListen has a program in the guest connect to a socket of the host's.
 func checkListen(t *testing.T, m *Machine, network, address string) {
-	l, err := forward.Listen(t.Context(), m.Session().Open, network, address)
+	l, err := forward.Listen(t.Context(), m.Open, network, address)
 	if err != nil {
 		t.Fatal(err)
 	}
