@@ -86,16 +86,41 @@ func (u *upgraded) watch(gone func()) (stop func()) {
 	}
 }
 
-// join copies both ways until one side closes: closing is how a stream ends, for both.
-func join(client, guest net.Conn) {
-	ended := make(chan struct{}, 2)
-	carry := func(to io.Writer, from io.Reader) {
-		_, _ = io.Copy(to, from)
-		ended <- struct{}{}
+// lingerLimit is how long a client may take to hang up when its stream has ended.
+const lingerLimit = 5 * time.Second
+
+// join copies both ways until one side closes: closing is how a stream ends, for both. What the guest says before it
+// closes reaches the client in any case, even if the client is still sending.
+func join(client *upgraded, guest net.Conn) {
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		to := &receiver{Writer: guest}
+		if _, err := io.Copy(to, client); err != nil && to.refused {
+			_, _ = io.Copy(io.Discard, client) // the guest has ended; its last words may be on their way
+		}
+		_ = guest.Close()
+	}()
+	_, _ = io.Copy(client.Conn, guest)
+	// A connection that is closed with something unread ends with an error instead of an end.
+	if half, ok := client.Conn.(interface{ CloseWrite() error }); ok {
+		_ = half.CloseWrite()
 	}
-	go carry(client, guest)
-	go carry(guest, client)
-	<-ended
-	_, _ = client.Close(), guest.Close()
-	<-ended
+	_ = client.SetReadDeadline(time.Now().Add(lingerLimit))
+	_ = guest.Close()
+	<-gone
+	_ = client.Close()
+}
+
+// receiver notes whether it was the writing that failed.
+type receiver struct {
+	io.Writer
+	refused bool
+}
+
+// Write writes b.
+func (r *receiver) Write(b []byte) (int, error) {
+	n, err := r.Writer.Write(b)
+	r.refused = r.refused || err != nil
+	return n, err
 }

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -47,5 +48,21 @@ func TestCheck(t *testing.T) {
 		if fault.KindOf(err) != fault.Usage || !strings.Contains(err.Error(), flag) || fault.HintOf(err) == "" {
 			t.Errorf("%s: got %v with the hint %q, want a usage error that names the flag", flag, err, fault.HintOf(err))
 		}
+	}
+}
+
+// TestNamesThatAreNone: a name that is a path finds no VM, and above all removes none.
+func TestNamesThatAreNone(t *testing.T) {
+	e, err := New(Config{Home: t.TempDir(), RuntimeDir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"", ".", "..", "../vms", "a/b", "/", ".gone-1"} {
+		if err := e.RemoveVM(t.Context(), name, true); fault.KindOf(err) != fault.NotFound {
+			t.Errorf("removing %q by force: %v, want an error of kind not found", name, err)
+		}
+	}
+	if _, err := os.Stat(e.home.Dir()); err != nil {
+		t.Errorf("removing names that are paths took the home away: %v", err)
 	}
 }
