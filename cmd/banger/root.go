@@ -55,7 +55,7 @@ func newRoot(a *app) *cobra.Command {
 		Long: `banger pulls a container image, turns it into a bootable ext4 disk, and boots it as a microVM.
 It needs no root, no daemon, and nothing inside the image.
 
-As with docker, pull, run and images are short for image pull, vm run and image ls.`,
+As with docker, pull, images, run, exec and ps are short for image pull, image ls, vm run, vm exec and vm ls.`,
 		Example: `  banger kernel import --from-host
   banger image pull debian:bookworm
   banger vm run --rm debian:bookworm -- cat /etc/os-release`,
@@ -67,7 +67,7 @@ As with docker, pull, run and images are short for image pull, vm run and image 
 	}
 	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(newImage(a), newKernel(a), newVM(a), newDoctor(a), newVersion(a))
-	for _, short := range []*cobra.Command{newImagePull(a), newVMRun(a), newShortImages(a)} {
+	for _, short := range []*cobra.Command{newImagePull(a), newVMRun(a), newShortImages(a), newShortList(a), newVMExec(a)} {
 		short.Hidden = true
 		root.AddCommand(short)
 	}
@@ -110,8 +110,13 @@ func (a *app) engine() (*engine.Engine, error) {
 	if err != nil {
 		return nil, err
 	}
+	program, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("finding banger's own program: %w", err)
+	}
 	return engine.New(engine.Config{
 		Home: home, RuntimeDir: a.runtimeDir(), Path: a.getenv("PATH"), Now: time.Now, Report: a.progress.report,
+		Monitor: []string{program, "vm", "monitor"},
 	})
 }
 

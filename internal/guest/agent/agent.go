@@ -28,7 +28,9 @@ import (
 
 	"github.com/banger-vm/banger/internal/guest/channel"
 	"github.com/banger-vm/banger/internal/guest/exec"
+	"github.com/banger-vm/banger/internal/guest/forward"
 	"github.com/banger-vm/banger/internal/guest/frame"
+	"github.com/banger-vm/banger/internal/guest/machine"
 )
 
 const (
@@ -95,6 +97,8 @@ func router(out console) frame.Router {
 	all := frame.Router{}
 	for _, service := range []frame.Router{
 		newGuest(out).Handlers(),
+		machine.NewGuest().Handlers(),
+		forward.Handlers(),
 	} {
 		maps.Copy(all, service)
 	}

@@ -90,7 +90,8 @@ type End struct {
 	Signal syscall.Signal `json:"signal,omitempty"`
 }
 
-func (e End) code() int {
+// ExitCode returns the exit code as docker gives it.
+func (e End) ExitCode() int {
 	if e.Signal != 0 {
 		return codeSignal + int(e.Signal)
 	}

@@ -82,6 +82,7 @@ func (g *Guest) exec(stream net.Conn, args []byte) *frame.Refusal {
 	if err != nil {
 		return err
 	}
+	_ = frames.Write(frame.Started, nil)
 	go func() {
 		p.obey(stream)
 		p.abandon(stream)

@@ -22,25 +22,38 @@ import (
 // is not interrupted: what it gets is lost.
 func Run(ctx context.Context, stream net.Conn, cmd Command, stdin io.Reader, stdout, stderr io.Writer, resize <-chan Size, signals <-chan syscall.Signal) (int, error) {
 	end, err := RunToEnd(ctx, stream, cmd, stdin, stdout, stderr, resize, signals)
-	return end.code(), err
+	return end.ExitCode(), err
 }
 
 // RunToEnd is Run for those who tell a command that a signal ended from one that exits with 128 and its number.
 func RunToEnd(ctx context.Context, stream net.Conn, cmd Command, stdin io.Reader, stdout, stderr io.Writer, resize <-chan Size, signals <-chan syscall.Signal) (End, error) {
+	cmd.Stdin, cmd.Detach = cmd.Stdin && stdin != nil, false
+	if err := Begin(frame.NewWriter(stream), cmd); err != nil {
+		_ = stream.Close()
+		return End{Code: -1}, frame.Cause(ctx, err)
+	}
+	if !cmd.Stdin {
+		stdin = nil
+	}
+	return Attach(ctx, stream, stdin, stdout, stderr, resize, signals)
+}
+
+// Begin asks the agent to run cmd. The frames that follow are the caller's to handle: frame.Started or frame.Error
+// comes first.
+func Begin(to *frame.Writer, cmd Command) error { return frame.Begin(to, doExec, cmd) }
+
+// Attach is RunToEnd for a command that has been asked for. A nil stdin sends nothing.
+func Attach(ctx context.Context, stream net.Conn, stdin io.Reader, stdout, stderr io.Writer, resize <-chan Size, signals <-chan syscall.Signal) (End, error) {
 	defer closeAtEnd(ctx, stream)()
 	c := &call{frames: frame.NewWriter(stream), input: newWindow(stdinWindow), done: make(chan struct{})}
 	defer close(c.done)
 	defer c.input.close()
-	cmd.Stdin, cmd.Detach = cmd.Stdin && stdin != nil, false
-	if err := frame.Begin(c.frames, doExec, cmd); err != nil {
-		return End{Code: -1}, frame.Cause(ctx, err)
-	}
-	if cmd.Stdin {
+	if stdin != nil {
 		go c.sendInput(stdin)
 	}
 	go c.sendEvents(resize, signals)
 	end, err := c.receive(stream, stdout, stderr)
-	if end.code() >= 0 {
+	if end.ExitCode() >= 0 {
 		return end, err
 	}
 	return End{Code: -1}, frame.Cause(ctx, err)
@@ -90,7 +103,7 @@ func (c *call) receive(r io.Reader, stdout, stderr io.Writer) (End, error) {
 		case frame.Consumed:
 			err = c.credit(f.Payload)
 		case frame.Exit:
-			return decodeExit(f.Payload)
+			return DecodeEnd(f.Payload)
 		case frame.Error:
 			refused := frame.DecodeRefusal(f.Payload)
 			return End{Code: Code(refused)}, refused
@@ -147,7 +160,8 @@ func (c *call) sendEvents(resize <-chan Size, signals <-chan syscall.Signal) {
 	}
 }
 
-func decodeExit(payload []byte) (End, error) {
+// DecodeEnd reads the payload of a frame of kind Exit.
+func DecodeEnd(payload []byte) (End, error) {
 	var e End
 	if err := json.Unmarshal(payload, &e); err != nil {
 		return End{Code: -1}, fmt.Errorf("reading the exit code: %w", err)

@@ -33,12 +33,16 @@ type Machine struct {
 	log     string // what QEMU printed
 	process *system.Process
 	session *channel.Session
+	newDisk bool // it was made by this start
 	killed  atomic.Bool
 	done    chan struct{}
 }
 
 // Session returns the channel to the guest's agent. It is closed when the machine ends.
 func (m *Machine) Session() *channel.Session { return m.session }
+
+// PID returns the process id of QEMU.
+func (m *Machine) PID() int { return m.process.PID() }
 
 // Done is closed when the machine has ended and its sockets are removed.
 func (m *Machine) Done() <-chan struct{} { return m.done }
