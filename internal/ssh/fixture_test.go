@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	osexec "os/exec"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"github.com/banger-vm/banger/internal/guest/exec"
+	"github.com/banger-vm/banger/internal/guest/forward"
 	"github.com/banger-vm/banger/internal/guest/frame"
 	"github.com/banger-vm/banger/internal/guest/sftp"
 )
@@ -122,7 +124,7 @@ func serveGuest(t *testing.T, socket, home string) {
 		Etc:    fstest.MapFS{"passwd": {Data: []byte(self)}},
 	}
 	router := guest.Handlers()
-	addServices(router)
+	maps.Copy(router, forward.Handlers())
 	l, err := net.Listen("unix", socket)
 	if err != nil {
 		t.Fatal(err)

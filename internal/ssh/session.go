@@ -236,14 +236,19 @@ func (s *session) report(ctx context.Context, end exec.End, err error) {
 		s.say(words(err))
 		code = codeLost
 	}
+	s.reportEnd(end.Signal, code, err == nil)
 	_ = s.channel.CloseWrite()
-	if end.Signal != 0 && err == nil {
-		text := fmt.Sprintf("ended by signal %d (%v)", int(end.Signal), end.Signal)
-		payload := ssh.Marshal(exitSignal{Signal: signalName(end.Signal), Message: text})
-		_, _ = s.channel.SendRequest("exit-signal", false, payload)
+}
+
+// reportEnd comes before the end of the output: a client that has both closes the channel at once, and what is sent then is
+// lost.
+func (s *session) reportEnd(signal syscall.Signal, code uint32, ran bool) {
+	if signal == 0 || !ran {
+		_, _ = s.channel.SendRequest("exit-status", false, ssh.Marshal(exitStatus{code}))
 		return
 	}
-	_, _ = s.channel.SendRequest("exit-status", false, ssh.Marshal(exitStatus{code}))
+	text := fmt.Sprintf("ended by signal %d (%v)", int(signal), signal)
+	_, _ = s.channel.SendRequest("exit-signal", false, ssh.Marshal(exitSignal{Signal: signalName(signal), Message: text}))
 }
 
 // unwanted is how many bytes a command may write after it was told by SIGPIPE that nobody reads them.
