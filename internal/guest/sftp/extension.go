@@ -80,9 +80,9 @@ func statvfs(m *message) (answer, error) {
 }
 
 func (s *server) fstatvfs(m *message) (answer, error) {
-	h := s.open.of(m.bytes())
-	if h == nil {
-		return answer{}, errHandle
+	h, err := s.file(m)
+	if err != nil {
+		return answer{}, err
 	}
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(int(h.file.Fd()), &st); err != nil {
@@ -111,6 +111,9 @@ func statvfsAnswer(st unix.Statfs_t) answer {
 
 func (s *server) fsync(m *message) (answer, error) {
 	h, err := s.file(m)
+	if errors.Is(err, errHandle) {
+		err = syscall.EBADF
+	}
 	if err != nil {
 		return answer{}, err
 	}
@@ -134,7 +137,8 @@ func limits() answer {
 	return answer{typeExtendedReply, b}
 }
 
-// expandPath is realpath for a path that may begin with ~ or ~user.
+// expandPath is realpath for a path that may begin with ~ or ~user. The former is the working directory, as in OpenSSH's
+// server: that is the home, or where one is without it.
 func expandPath(m *message) (answer, error) {
 	path := m.string()
 	if err := m.err(); err != nil {
@@ -142,9 +146,12 @@ func expandPath(m *message) (answer, error) {
 	}
 	if tilde, is := strings.CutPrefix(path, "~"); is {
 		user, rest, _ := strings.Cut(tilde, "/")
-		home, err := homeOf(user)
-		if err != nil {
-			return answer{}, err
+		home := "."
+		if user != "" {
+			var err error
+			if home, err = homeOf(user); err != nil {
+				return answer{}, err
+			}
 		}
 		path = home + "/" + rest
 	}
@@ -173,7 +180,7 @@ func homeOf(name string) (string, error) {
 	}
 	account, err := osuser.Lookup(name)
 	if err != nil {
-		return "", syscall.ENOENT
+		return "", errNoUser
 	}
 	return account.HomeDir, nil
 }
@@ -191,7 +198,7 @@ func (s *server) copyData(m *message) (answer, error) {
 		length = 1<<63 - 1 - start
 	}
 	if same(from.file, to.file) {
-		return answer{}, syscall.EINVAL // it could copy what it has just written, for ever
+		return answer{}, errSameFile
 	}
 	_, err := io.CopyBuffer(to.writer(at), io.NewSectionReader(from.file, start, length), make([]byte, maxData))
 	return answer{}, err

@@ -112,7 +112,7 @@ func (s *server) close(m *message) (answer, error) {
 	name := m.bytes()
 	h := s.open.of(name)
 	if h == nil {
-		return answer{}, errHandle
+		return answer{}, syscall.EBADF
 	}
 	delete(s.open.open, binary.BigEndian.Uint32(name))
 	return answer{}, h.file.Close()
@@ -162,9 +162,9 @@ func (h *handle) writer(offset int64) io.Writer {
 }
 
 func (s *server) fstat(m *message) (answer, error) {
-	h := s.open.of(m.bytes())
-	if h == nil {
-		return answer{}, errHandle
+	h, err := s.file(m)
+	if err != nil {
+		return answer{}, err
 	}
 	info, err := h.file.Stat()
 	if err != nil {
@@ -174,12 +174,10 @@ func (s *server) fstat(m *message) (answer, error) {
 }
 
 func (s *server) fsetstat(m *message) (answer, error) {
-	h, attr := s.open.of(m.bytes()), m.attributes()
-	if err := m.err(); err != nil {
+	h, err := s.file(m)
+	attr := m.attributes()
+	if err := errors.Join(m.err(), err); err != nil {
 		return answer{}, err
-	}
-	if h == nil {
-		return answer{}, errHandle
 	}
 	return answer{}, attr.apply(fileTarget{h.file})
 }

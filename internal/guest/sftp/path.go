@@ -116,6 +116,10 @@ func resolved(path string) (answer, error) {
 		parent, err = filepath.EvalSymlinks(filepath.Dir(path))
 		real = filepath.Join(parent, filepath.Base(path))
 	}
+	var errno syscall.Errno
+	if err != nil && !errors.As(err, &errno) {
+		err = syscall.ELOOP // what EvalSymlinks finds out without the kernel
+	}
 	if err != nil {
 		return answer{}, err
 	}

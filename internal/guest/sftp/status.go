@@ -22,6 +22,8 @@ var (
 	errBadMessage  = errors.New("the request is too short, or has an impossible number")
 	errUnsupported = errors.New("the server does not know the request")
 	errHandle      = errors.New("there is no such handle, or it is of another kind")
+	errSameFile    = errors.New("both are the same file, which could be copied to its own end for ever")
+	errNoUser      = errors.New("the guest has no such user")
 )
 
 // status is the payload of the answer to a request that failed with err, or succeeded.
