@@ -66,7 +66,7 @@ As with docker, pull, images, run, exec and ps are short for image pull, image l
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(flagError)
-	root.AddCommand(newImage(a), newKernel(a), newVM(a), newDoctor(a), newVersion(a))
+	root.AddCommand(newImage(a), newKernel(a), newVM(a), newSSHConfig(a), newDoctor(a), newVersion(a))
 	for _, short := range []*cobra.Command{newImagePull(a), newVMRun(a), newShortImages(a), newShortList(a), newVMExec(a)} {
 		short.Hidden = true
 		root.AddCommand(short)

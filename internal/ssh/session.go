@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -44,7 +45,7 @@ func (c *connection) session(offered ssh.NewChannel) {
 	}
 	s := &session{
 		connection: c, channel: channel,
-		command: exec.Command{User: c.user, Login: true, Stdin: true, Env: sshEnvironment()},
+		command: exec.Command{User: c.user, Login: true, Stdin: true, Env: append(slices.Clone(c.env), sshEnvironment()...)},
 		resize:  make(chan exec.Size, 1), signals: make(chan syscall.Signal, 16),
 	}
 	s.output = &output{to: channel, signals: s.signals}

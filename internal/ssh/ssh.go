@@ -32,6 +32,7 @@ type Opener func(ctx context.Context) (net.Conn, error)
 type Options struct {
 	Open    Opener
 	HostKey ssh.Signer
+	Env     []string // KEY=VALUE for every command, over the image's environment
 	// SFTP is the program in the guest, with its arguments, that serves files on its standard input and output.
 	SFTP []string
 }
@@ -50,7 +51,7 @@ func Serve(ctx context.Context, conn net.Conn, options Options) error {
 		return fmt.Errorf("beginning an SSH connection: %w", err)
 	}
 	c := &connection{
-		ctx: ctx, client: secured, open: options.Open, user: secured.User(), sftp: options.SFTP,
+		ctx: ctx, client: secured, open: options.Open, user: secured.User(), env: options.Env, sftp: options.SFTP,
 		listeners: map[string]io.Closer{}, arrivals: make(chan struct{}, maxArrivals),
 	}
 	c.serve(cancel, channels, requests)
@@ -74,6 +75,7 @@ type connection struct {
 	client *ssh.ServerConn
 	open   Opener
 	user   string
+	env    []string
 	sftp   []string
 	work   sync.WaitGroup // what serves a part of the connection
 
