@@ -66,7 +66,7 @@ func proxy(socket, dir string) error {
 
 // client is OpenSSH with a guest whose processes run on this machine as the user of the test.
 type client struct {
-	t      *testing.T
+	t      testing.TB
 	home   string // of the user in the guest
 	dir    string // of the client
 	config string
@@ -75,7 +75,7 @@ type client struct {
 
 // newClient starts a guest, whose user is called tester, and configures OpenSSH for it. options are lines of
 // ssh_config(5) that come first.
-func newClient(t *testing.T, options ...string) *client {
+func newClient(t testing.TB, options ...string) *client {
 	t.Helper()
 	for _, tool := range []string{"ssh", "scp", "sftp"} {
 		need(t, tool)
@@ -108,7 +108,7 @@ func newClient(t *testing.T, options ...string) *client {
 }
 
 // need fails without a program: the tests judge by OpenSSH's own.
-func need(t *testing.T, tool string) {
+func need(t testing.TB, tool string) {
 	t.Helper()
 	if _, err := osexec.LookPath(tool); err != nil {
 		t.Fatalf("this test needs %s: run scripts/deps.sh test", tool)
@@ -116,7 +116,7 @@ func need(t *testing.T, tool string) {
 }
 
 // serveGuest serves an agent on a socket.
-func serveGuest(t *testing.T, socket, home string) {
+func serveGuest(t testing.TB, socket, home string) {
 	t.Helper()
 	self := fmt.Sprintf("tester:x:%d:%d::%s:/bin/bash\n", os.Getuid(), os.Getgid(), home)
 	guest := &exec.Guest{
@@ -170,7 +170,7 @@ func (c *client) run(stdin io.Reader, tool string, args ...string) result {
 	return runCommand(c.t, ctx, cmd, stdin)
 }
 
-func runCommand(t *testing.T, ctx context.Context, cmd *osexec.Cmd, stdin io.Reader) result {
+func runCommand(t testing.TB, ctx context.Context, cmd *osexec.Cmd, stdin io.Reader) result {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, &stdout, &stderr
@@ -219,7 +219,7 @@ func sum(r io.Reader) string {
 }
 
 // eventually waits until there is no reason to go on waiting.
-func eventually(t *testing.T, reason func() string) {
+func eventually(t testing.TB, reason func() string) {
 	t.Helper()
 	end := time.Now().Add(15 * time.Second)
 	for text := reason(); text != ""; text = reason() {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -46,10 +47,15 @@ func (c *connection) session(offered ssh.NewChannel) {
 	s := &session{
 		connection: c, channel: channel,
 		command: exec.Command{User: c.user, Login: true, Stdin: true, Env: append(slices.Clone(c.env), sshEnvironment()...)},
-		resize:  make(chan exec.Size, 1), signals: make(chan syscall.Signal, 16),
 	}
+	s.makeEvents()
 	s.output = &output{to: channel, signals: s.signals}
 	s.serve(requests)
+}
+
+// makeEvents makes what carries sizes and signals to the command. It takes them before the command runs as well.
+func (s *session) makeEvents() {
+	s.resize, s.signals = make(chan exec.Size, 1), make(chan syscall.Signal, 16)
 }
 
 // sshEnvironment is what OpenSSH's server sets for a client whose address it does not know. Shells and other programs tell
@@ -119,7 +125,7 @@ func (s *session) prepare(r *ssh.Request) bool {
 
 func (s *session) terminal(payload []byte) bool {
 	var asked ptyRequest
-	if ssh.Unmarshal(payload, &asked) != nil {
+	if ssh.Unmarshal(payload, &asked) != nil || strings.Contains(asked.Term, "\x00") {
 		return false
 	}
 	s.command.TTY = sizeOf(asked.Columns, asked.Rows)

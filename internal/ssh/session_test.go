@@ -225,7 +225,7 @@ func TestClosedSession(t *testing.T) {
 
 // terminal is a client on a terminal of its own.
 type terminal struct {
-	t    *testing.T
+	t    testing.TB
 	file *os.File
 	mu   sync.Mutex
 	seen bytes.Buffer
