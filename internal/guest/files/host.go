@@ -171,11 +171,11 @@ type answer struct {
 }
 
 func readAnswer(stream io.Reader) answer {
-	var r Result
-	if err := frame.ReadReply(stream, &r); err != nil {
+	var d done
+	if err := frame.ReadReply(stream, &d); err != nil {
 		return answer{err: received(err)}
 	}
-	return answer{notes: r.Notes}
+	return answer{notes: d.Notes}
 }
 
 // received makes a refusal of the guest fit for a terminal.
