@@ -20,6 +20,7 @@ import (
 	"os"
 	osexec "os/exec"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -37,6 +38,9 @@ const (
 	agentPath = "/usr/lib/banger/banger-guest"
 	// imagePath is where the host puts what it knows of the image.
 	imagePath = "/usr/lib/banger/image.json"
+	// memoryLimit is what Go's runtime may take in bytes before it collects more eagerly and gives memory back to the
+	// kernel. The guest's memory is for what the guest is there for.
+	memoryLimit = 14 << 20
 	// runtimeDir is for files that the agent makes while the VM runs.
 	runtimeDir = "/run/banger"
 )
@@ -56,6 +60,7 @@ func Main(args []string, pid int) int {
 	case pid == 1:
 		runInit()
 	case role == "agent":
+		debug.SetMemoryLimit(memoryLimit)
 		out = openConsole("/dev/console")
 		out.say("%v", serve(out))
 		return 1
