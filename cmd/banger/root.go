@@ -7,11 +7,9 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
-	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/banger-vm/banger/internal/engine"
 	"github.com/banger-vm/banger/internal/guest/embedded"
 )
 
@@ -33,6 +31,7 @@ func (s system) getenv(name string) string {
 type app struct {
 	system
 	progress *progress
+	host     string // the flag --host
 }
 
 // execute runs one command line to its end and returns the exit code.
@@ -55,7 +54,7 @@ func newRoot(a *app) *cobra.Command {
 		Long: `banger pulls a container image, turns it into a bootable ext4 disk, and boots it as a microVM.
 It needs no root, no daemon, and nothing inside the image.
 
-As with docker, pull, run and images are short for image pull, vm run and image ls.`,
+As with docker, pull, images, run, exec and ps are short for image pull, image ls, vm run, vm exec and vm ls.`,
 		Example: `  banger kernel import --from-host
   banger image pull debian:bookworm
   banger vm run --rm debian:bookworm -- cat /etc/os-release`,
@@ -66,8 +65,10 @@ As with docker, pull, run and images are short for image pull, vm run and image 
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(flagError)
-	root.AddCommand(newImage(a), newKernel(a), newVM(a), newDoctor(a), newVersion(a))
-	for _, short := range []*cobra.Command{newImagePull(a), newVMRun(a), newShortImages(a)} {
+	root.PersistentFlags().StringVar(&a.host, "host", "",
+		"unix:///PATH of the socket of a banger daemon, which does the work (default: $BANGER_HOST, or do it here)")
+	root.AddCommand(newImage(a), newKernel(a), newVM(a), newSSHConfig(a), newDaemon(a), newDoctor(a), newVersion(a))
+	for _, short := range []*cobra.Command{newImagePull(a), newVMRun(a), newShortImages(a), newShortList(a), newVMExec(a)} {
 		short.Hidden = true
 		root.AddCommand(short)
 	}
@@ -96,23 +97,13 @@ func newVersion(a *app) *cobra.Command {
 	}
 }
 
-func version() string {
-	own := "unknown"
-	if info, ok := debug.ReadBuildInfo(); ok {
-		own = info.Main.Version
-	}
-	return own + ", guest agent " + embedded.Version()
-}
+func version() string { return ownVersion() + ", guest agent " + embedded.Version() }
 
-// engine opens the engine on the user's home.
-func (a *app) engine() (*engine.Engine, error) {
-	home, err := a.home()
-	if err != nil {
-		return nil, err
+func ownVersion() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		return info.Main.Version
 	}
-	return engine.New(engine.Config{
-		Home: home, RuntimeDir: a.runtimeDir(), Path: a.getenv("PATH"), Now: time.Now, Report: a.progress.report,
-	})
+	return "unknown"
 }
 
 // home is BANGER_HOME, or banger's directory below XDG_DATA_HOME (XDG Base Directory Specification).

@@ -13,6 +13,7 @@ import (
 	"github.com/banger-vm/banger/internal/fault"
 	"github.com/banger-vm/banger/internal/guest/exec"
 	"github.com/banger-vm/banger/internal/guest/frame"
+	"github.com/banger-vm/banger/internal/vm/monitor"
 )
 
 // terminal is the user's terminal while a guest's command has it.
@@ -22,13 +23,16 @@ type terminal struct {
 	resized chan os.Signal
 }
 
-// attach connects the options to the user's terminal, if tty says so, and has signals passed on to the command once it
-// runs.
-func (a *app) attach(options *engine.RunOptions, tty, interactive bool) (*terminal, error) {
+// attach connects a command's streams to the user's, to the terminal if tty says so, and has signals passed on to the
+// command once it runs.
+func (a *app) attach(streams *engine.Streams, tty, interactive bool) (*terminal, error) {
 	signals := make(chan syscall.Signal, impatience)
-	options.Signals = signals
+	streams.Signals, streams.Stdout, streams.Stderr = signals, a.stdout, a.stderr
+	if interactive {
+		streams.Stdin = a.stdin
+	}
 	t := &terminal{fd: int(a.stdin.Fd())}
-	options.Started = func() error {
+	streams.Started = func() error {
 		a.interrupts.forwardTo(signals)
 		if !tty || !interactive { // without -i nobody would read the keys, and Ctrl-C has to stay a signal
 			return nil
@@ -45,8 +49,8 @@ func (a *app) attach(options *engine.RunOptions, tty, interactive bool) (*termin
 	if err != nil {
 		return nil, err
 	}
-	options.TTY = &size
-	options.Resize = t.watch()
+	streams.TTY = &size
+	streams.Resize = t.watch()
 	return t, nil
 }
 
@@ -101,6 +105,10 @@ func startOrRunError(err error) error {
 	if errors.As(err, &refused) {
 		return codedError{error: err, code: exec.Code(refused)}
 	}
+	var start *monitor.StartError
+	if errors.As(err, &start) {
+		return codedError{error: err, code: start.Code}
+	}
 	if fault.KindOf(err) == fault.Usage {
 		return err
 	}
@@ -113,3 +121,6 @@ func exitOf(code int) error {
 	}
 	return guestExit(code)
 }
+
+// onTerminal reports whether standard input is a terminal.
+func (a *app) onTerminal() bool { return term.IsTerminal(int(a.stdin.Fd())) }

@@ -5,9 +5,6 @@
 package engine
 
 import (
-	"context"
-	"fmt"
-	"os"
 	"time"
 
 	"github.com/banger-vm/banger/internal/imagepull"
@@ -15,6 +12,7 @@ import (
 	"github.com/banger-vm/banger/internal/layer"
 	"github.com/banger-vm/banger/internal/store"
 	"github.com/banger-vm/banger/internal/system"
+	"github.com/banger-vm/banger/internal/vm/instance"
 )
 
 // Config is what an Engine needs of its surroundings.
@@ -23,6 +21,8 @@ type Config struct {
 	RuntimeDir string // for sockets: a short path, private to the user; made when first needed
 	Path       string // as in $PATH: where programs are looked for
 	Now        func() time.Time
+	// Monitor is how this program is started as the monitor of a VM, whose directory is added.
+	Monitor []string
 	// Report is told of the steps of what takes long. It is called from one goroutine at a time.
 	Report func(imagepull.Step)
 }
@@ -34,6 +34,7 @@ type Engine struct {
 	images  *store.Images
 	layers  *layer.Store
 	kernels *kernel.Store
+	vms     *instance.Store
 	runner  *system.CommandRunner
 }
 
@@ -49,23 +50,19 @@ func New(config Config) (*Engine, error) {
 		images:  home.Images(),
 		layers:  layer.NewStore(home.Path("layers")),
 		kernels: kernel.NewStore(home.Path("kernels")),
+		vms:     instance.NewStore(home.Path("vms")),
 		runner:  system.NewCommandRunner(config.Path),
 	}, nil
+}
+
+// Reporting returns the same engine with another one to be told of the steps, see Config.
+func (e *Engine) Reporting(report func(imagepull.Step)) *Engine {
+	reporting := *e
+	reporting.config.Report = report
+	return &reporting
 }
 
 // steps runs and reports the steps of what takes long.
 func (e *Engine) steps() imagepull.Steps {
 	return imagepull.Steps{Now: e.config.Now, Report: e.config.Report}
-}
-
-// sockets makes a directory for sockets that only the user can enter. A socket's path has to fit into 108 bytes
-// (unix(7)), so the home, which may be anywhere, will not do.
-func (e *Engine) sockets(ctx context.Context) (*store.Stage, error) {
-	if err := os.MkdirAll(e.config.RuntimeDir, 0o700); err != nil {
-		return nil, fmt.Errorf("making the runtime directory: %w", err)
-	}
-	if err := checkPrivate(e.config.RuntimeDir); err != nil {
-		return nil, err
-	}
-	return store.NewPrivate(ctx, e.config.RuntimeDir, "")
 }

@@ -2,275 +2,222 @@ package engine
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path"
-	"path/filepath"
+	"net"
 	"strings"
 	"syscall"
 	"time"
 
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-
 	"github.com/banger-vm/banger/internal/fault"
-	"github.com/banger-vm/banger/internal/guest"
 	"github.com/banger-vm/banger/internal/guest/exec"
 	"github.com/banger-vm/banger/internal/guest/frame"
-	"github.com/banger-vm/banger/internal/kernel"
-	"github.com/banger-vm/banger/internal/store"
-	"github.com/banger-vm/banger/internal/vm"
-	"github.com/banger-vm/banger/internal/vm/qemu"
+	"github.com/banger-vm/banger/internal/vm/instance"
+	"github.com/banger-vm/banger/internal/vm/monitor"
+	"github.com/banger-vm/banger/internal/vm/output"
 )
 
-// RunOptions say what to run in a new VM, and how.
-type RunOptions struct {
-	Image   string   // a name, an id, or a reference
-	Args    []string // replaces the image's Cmd
-	Kernel  string   // "" is the default one
-	Name    string   // of the VM, and its host name; "" makes one up
-	CPUs    int
-	Memory  int64  // bytes
-	Disk    int64  // bytes of the VM's disk, rounded down to whole blocks; 0 is the image's size
-	Pull    string // "missing", "always" or "never"
-	Network bool
-	Timeout time.Duration // for the boot
-
-	Env     []string // added to the image's
-	User    string   // "" is the image's
-	WorkDir string   // "" is the image's
-
+// Streams are what a command in a guest is connected to.
+type Streams struct {
 	TTY     *exec.Size // nil runs without a terminal
 	Stdin   io.Reader  // nil gives the command an empty input
 	Stdout  io.Writer
 	Stderr  io.Writer
 	Resize  <-chan exec.Size
 	Signals <-chan syscall.Signal // passed on to the command
-	Started func() error          // called when the VM is up and the command is about to start
+	Started func() error          // called when the guest is up and the command is about to start
 }
 
-// Run boots a VM from an image, runs one command in it, and removes the VM. It returns the command's exit code.
-func (e *Engine) Run(ctx context.Context, options RunOptions) (code int, err error) {
-	linux, err := e.readyToRun(options)
-	if err != nil {
+// RunOptions say what to run in a new VM, and how.
+type RunOptions struct {
+	VMOptions
+	Streams
+	Detach  bool              // return when the command runs
+	Created func(name string) // called when the VM has its name
+}
+
+// Run makes a VM, boots it and runs its command. It returns the command's exit code when the VM has ended; a VM that is
+// to be removed is gone then. One that does not come up, or whose command cannot be started, is removed in any case.
+func (e *Engine) Run(ctx context.Context, options RunOptions) (int, error) {
+	begun, err := e.Begin(ctx, options.Begin())
+	if err != nil || options.Detach {
 		return 0, err
 	}
-	image, err := e.imageToRun(ctx, options)
+	return Attend(ctx, e, begun, options.Streams)
+}
+
+// Begin returns the part of the options that Engine.Begin takes.
+func (o RunOptions) Begin() BeginOptions {
+	begin := BeginOptions{VMOptions: o.VMOptions, Detach: o.Detach, Size: o.TTY, Created: o.Created}
+	begin.Terminal, begin.Input = o.TTY != nil, o.Stdin != nil
+	return begin
+}
+
+// BeginOptions say what to run in a new VM.
+type BeginOptions struct {
+	VMOptions
+	Detach  bool              `json:"detach,omitempty"`
+	Size    *exec.Size        `json:"size,omitempty"` // of the command's terminal, if it has one
+	Created func(name string) `json:"-"`              // called when the VM has its name
+}
+
+// Begun is a VM that was made and has booted.
+type Begun struct {
+	VM   instance.Config
+	Conn net.Conn // to the VM's command, for Attend; nil where there is none, and where it is left to itself
+}
+
+// Begin makes a VM and boots it, for a caller who is with it to its end (see Attend) or, where it is detached, leaves it
+// when its command runs. One that does not come up is removed.
+func (e *Engine) Begin(ctx context.Context, options BeginOptions) (*Begun, error) {
+	i, starting, err := e.create(ctx, options.VMOptions, true)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	if options.Disk, err = diskSize(options.Disk, image); err != nil {
-		return 0, err
-	}
-	command, err := runCommand(image, options)
+	defer starting.Release()
+	options.Created(i.Name)
+	attached := !options.Detach && i.Workload != nil
+	attachment, err := e.launch(ctx, i, monitor.Start{Attached: attached, Terminal: options.Size})
 	if err != nil {
-		return 0, err
+		err = e.keepLog(err)
+		starting.Release()
+		return nil, errors.Join(err, e.discard(context.Background(), i))
 	}
-	dir, err := store.NewPrivate(ctx, e.home.Path("vms"), orDefault(options.Name, vmName(options.Image)))
-	if err != nil {
-		return 0, vmNameTaken(err, options.Name)
+	starting.Release()
+	if attached {
+		return &Begun{VM: i.Config, Conn: attachment.Conn()}, nil
 	}
-	defer func() { err = errors.Join(err, dir.Close()) }()
-	machine, cleanup, err := e.boot(ctx, dir, image, linux, options)
-	if err != nil {
-		return 0, noSpace(err)
-	}
-	defer cleanup()
-	return e.runIn(ctx, machine, command, options)
+	return &Begun{VM: i.Config}, e.leave(ctx, i, attachment)
 }
 
-// MinMemory is the least memory that a VM boots with, in bytes.
-const MinMemory = vm.MinMemoryMiB << 20
-
-// readyToRun checks what a run needs besides its image, before a pull that may take long, and returns the kernel.
-func (e *Engine) readyToRun(options RunOptions) (*kernel.Kernel, error) {
-	for _, program := range []string{"qemu-system-x86_64", "qemu-img"} {
-		if _, err := e.runner.Find(program); err != nil {
-			return nil, err
-		}
-	}
-	return e.FindKernel(options.Kernel)
-}
-
-// imageToRun finds the image, and pulls it if the options allow.
-func (e *Engine) imageToRun(ctx context.Context, options RunOptions) (store.Image, error) {
-	if options.Pull != "always" {
-		found, err := e.FindImage(options.Image)
-		if err == nil {
-			return found.Image, bootable(found.Image, options.Image)
-		}
-		if options.Pull == "never" || fault.KindOf(err) != fault.NotFound {
-			return store.Image{}, err
-		}
-	}
-	pulled, err := e.PullImage(ctx, options.Image, PullOptions{})
-	if err != nil {
-		return store.Image{}, err
-	}
-	return pulled.Image, bootable(pulled.Image, options.Image)
-}
-
-func bootable(image store.Image, query string) error {
-	if image.Platform != bootPlatform {
-		err := fmt.Errorf("running %q: the image is for %s", query, image.Platform)
-		return fault.New(fault.Platform, err, "pull the "+bootPlatform+" variant")
-	}
-	if image.Guest == "" {
-		err := fmt.Errorf("running %q: the image was pulled without the guest agent", query)
-		return fault.New(fault.Unsupported, err, "pull it again without --no-guest, under another --name")
-	}
-	return nil
-}
-
-// runCommand puts the command together by docker's rules: the entrypoint stays, arguments replace Cmd.
-func runCommand(image store.Image, options RunOptions) (exec.Command, error) {
-	var config ocispec.Image
-	if err := json.Unmarshal(image.Config, &config); err != nil {
-		return exec.Command{}, fmt.Errorf("reading the image's configuration: %w", err)
-	}
-	args := options.Args
-	if len(args) == 0 {
-		args = config.Config.Cmd
-	}
-	argv := append(append([]string{}, config.Config.Entrypoint...), args...)
-	if image.Init == string(guest.Systemd) && len(argv) > 0 && isInit(argv[0]) {
-		// The init runs already, as process 1: the arguments alone are the command.
-		argv = orShell(options.Args)
-	}
-	if len(argv) == 0 {
-		err := errors.New("choosing the command: the image names none")
-		return exec.Command{}, fault.New(fault.Usage, err, "give one: banger vm run IMAGE -- COMMAND")
-	}
-	return exec.Command{
-		Argv: argv, Env: options.Env, Dir: options.WorkDir, User: options.User,
-		TTY: options.TTY, Stdin: options.Stdin != nil,
-	}, nil
-}
-
-func isInit(program string) bool {
-	return program == "/sbin/init" || program == "/usr/sbin/init" || strings.HasSuffix(program, "/systemd/systemd")
-}
-
-func orShell(argv []string) []string {
-	if len(argv) > 0 {
-		return argv
-	}
-	return []string{"/bin/sh", "-l"}
-}
-
-// vmName makes a name from what the user called the image: "debian-3f2a91".
-func vmName(image string) string {
-	base, _, _ := strings.Cut(path.Base(image), ":")
-	clean := strings.Map(func(r rune) rune {
-		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
-			return r
-		}
-		return -1
-	}, strings.ToLower(base))
-	return orDefault(clean[:min(len(clean), 24)], "vm") + "-" + randomName()
-}
-
-// randomName returns six characters that nothing else has been named.
-func randomName() string {
-	random := make([]byte, 3)
-	_, _ = rand.Read(random) // never fails (crypto/rand)
-	return hex.EncodeToString(random)
-}
-
-func vmNameTaken(err error, name string) error {
-	if errors.Is(err, os.ErrExist) {
-		err = fmt.Errorf("making the VM %q: there is one of that name", name)
-		return fault.New(fault.Conflict, err, "choose another --name")
+// leave waits until the VM's command runs or, where it has none, until it has booted.
+func (e *Engine) leave(ctx context.Context, i *instance.Instance, a *monitor.Attachment) error {
+	err := a.Started(ctx)
+	var start *monitor.StartError
+	if errors.As(err, &start) || ctx.Err() != nil {
+		_ = e.RemoveVM(context.WithoutCancel(ctx), i.Name, true)
 	}
 	return err
 }
 
-// boot starts the machine, and returns it with what ends it and removes its sockets.
-func (e *Engine) boot(ctx context.Context, dir *store.Stage, image store.Image, linux *kernel.Kernel,
-	options RunOptions) (*qemu.Machine, func(), error) {
-	sockets, err := e.sockets(ctx)
+// Stream opens a stream to the agent of a VM that runs.
+func (e *Engine) Stream(ctx context.Context, name string) (net.Conn, error) {
+	i, err := e.instance(name)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	remove := func() { _ = sockets.Close() }
-	spec := e.spec(dir, sockets, image, linux, options)
-	if err := writeInitramfs(linux, spec.Initramfs); err != nil {
-		remove()
-		return nil, nil, err
-	}
-	var machine *qemu.Machine
-	err = e.steps().Run("Boot", func() (detail string, err error) {
-		machine, err = qemu.Start(ctx, e.runner, spec, rand.Reader)
-		if err == nil && image.Init == string(guest.Systemd) {
-			waitBoot(ctx, machine, options.Timeout)
-		}
-		return "kernel " + linux.Version, e.keepLog(err)
-	})
-	if err != nil {
-		remove()
-		return nil, nil, err
-	}
-	return machine, func() { machine.Kill(); <-machine.Done(); remove() }, nil
+	return e.stream(ctx, i)
 }
 
-func (e *Engine) spec(dir, sockets *store.Stage, image store.Image, linux *kernel.Kernel, options RunOptions) vm.Spec {
-	name := filepath.Base(dir.Dir)
-	return vm.Spec{
-		Name: name, Hostname: name, Dir: dir.Dir, RuntimeDir: sockets.Dir,
-		Vmlinuz: linux.Vmlinuz(), Initramfs: dir.Path("initramfs.cpio"), ModulesImage: linux.ModulesImage(),
-		RootImage: e.images.Disk(image.ID), DiskSize: options.Disk, Init: guest.InitPath(guest.Init(image.Init)),
-		CPUs: options.CPUs, MemoryMiB: int(options.Memory / mib), Network: options.Network,
-		BootTimeout: options.Timeout,
+func (e *Engine) stream(ctx context.Context, i *instance.Instance) (net.Conn, error) {
+	if !i.Runs() {
+		return nil, notRunning("reaching", i.Name, e.look(ctx, i).State)
 	}
+	if err := e.checkAnswers(ctx, i, "reaching"); err != nil {
+		return nil, err
+	}
+	return e.client(i).Stream(ctx)
 }
 
-// waitBoot waits until systemd has started everything, for limit at most. The command then runs in any case: a unit that
-// never starts is the image's business, and the command may be there to look at it.
-func waitBoot(ctx context.Context, machine *qemu.Machine, limit time.Duration) {
-	stream, err := machine.Open(ctx)
-	if err != nil {
-		return
-	}
-	defer func() { _ = stream.Close() }()
-	_ = exec.WaitBoot(ctx, stream, limit)
+// ExecOptions say what to run in a VM that runs. What is left empty is the VM's own.
+type ExecOptions struct {
+	exec.Command
+	Streams
 }
 
-func (e *Engine) runIn(ctx context.Context, machine *qemu.Machine, command exec.Command, options RunOptions) (int, error) {
-	stream, err := machine.Open(ctx)
+// Exec runs a command in a VM that runs, and returns its exit code.
+func (e *Engine) Exec(ctx context.Context, name string, options ExecOptions) (int, error) {
+	stream, err := e.BeginExec(ctx, name, options.Begin())
 	if err != nil {
-		return 0, fmt.Errorf("reaching the guest agent: %w", err)
-	}
-	defer func() { _ = stream.Close() }()
-	if err := options.Started(); err != nil {
 		return 0, err
 	}
-	code, err := exec.Run(ctx, stream, command, options.Stdin, options.Stdout, options.Stderr,
-		options.Resize, options.Signals)
-	if errors.Is(err, frame.ErrDisconnected) {
-		err = whyGone(machine, err)
-	}
-	if err != nil {
-		return code, fmt.Errorf("running %q in the VM: %w", strings.Join(command.Argv, " "), err)
-	}
-	return code, nil
+	return AttendExec(ctx, stream, name, options)
 }
 
-// lastWords is how long a machine whose agent has gone may take to end.
-const lastWords = 2 * time.Second
+// Begin returns the command as BeginExec takes it.
+func (o ExecOptions) Begin() exec.Command {
+	command := o.Command
+	command.TTY, command.Stdin, command.Detach = o.Streams.TTY, o.Streams.Stdin != nil, false
+	return command
+}
 
-// whyGone adds to the error of a lost connection what the machine's end says: a panic of its kernel, or QEMU's words.
-func whyGone(machine *qemu.Machine, err error) error {
-	select {
-	case <-machine.Done():
-	case <-time.After(lastWords):
+// BeginExec asks for a command in a VM that runs. The frames of the connection are the caller's, see AttendExec.
+func (e *Engine) BeginExec(ctx context.Context, name string, command exec.Command) (net.Conn, error) {
+	i, err := e.instance(name)
+	if err != nil {
+		return nil, err
+	}
+	stream, err := e.stream(ctx, i)
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { frame.HangUp(stream) })
+	defer stop()
+	if err := exec.Begin(frame.NewWriter(stream), commandIn(i, command)); err != nil {
+		_ = stream.Close()
+		return nil, fmt.Errorf("asking the VM %q for a command: %w", name, frame.Cause(ctx, err))
+	}
+	return stream, nil
+}
+
+// commandIn completes a command by what the VM's own has.
+func commandIn(i *instance.Instance, command exec.Command) exec.Command {
+	command.User = orDefault(command.User, i.User)
+	command.Dir = orDefault(command.Dir, i.Config.Dir)
+	command.Env = append(append([]string{}, i.Env...), command.Env...)
+	return command
+}
+
+// LogOptions choose a part of what a VM has printed.
+type LogOptions struct {
+	Console bool      // what its serial port printed, instead of its command
+	Tail    int       // lines from the end; negative is all
+	Since   time.Time // of the command's output; the zero Time is all
+	Follow  bool      // until the VM ends
+}
+
+// Logs writes what a VM's command, or its console, has printed.
+func (e *Engine) Logs(ctx context.Context, name string, options LogOptions, stdout, stderr io.Writer) error {
+	i, err := e.instance(name)
+	if err != nil {
 		return err
 	}
-	if why := machine.Wait(); why != nil {
-		return fmt.Errorf("%w: %w", err, why)
+	var ended func() bool
+	if options.Follow {
+		ended = func() bool { return !i.Runs() }
 	}
-	return fmt.Errorf("%w: the machine powered off", err)
+	if options.Console {
+		if !options.Since.IsZero() {
+			err := errors.New("the console has no times to choose by")
+			return fault.New(fault.Usage, err, "leave --since or --console out")
+		}
+		return output.Follow(ctx, i.Path(instance.ConsoleLog), options.Tail, ended, stdout)
+	}
+	want := output.Selection{Since: options.Since, Tail: options.Tail, Ended: ended}
+	return output.Read(ctx, i.Path(instance.OutputLog), want, func(r output.Record) error {
+		to := stdout
+		if r.Stream == output.Stderr {
+			to = stderr
+		}
+		_, err := to.Write(r.Data())
+		return err
+	})
+}
+
+// ExecDetached starts a command in a VM that runs, and returns its process id there.
+func (e *Engine) ExecDetached(ctx context.Context, name string, command exec.Command) (int, error) {
+	i, err := e.instance(name)
+	if err != nil {
+		return 0, err
+	}
+	stream, err := e.stream(ctx, i)
+	if err != nil {
+		return 0, err
+	}
+	pid, err := exec.Start(ctx, stream, commandIn(i, command))
+	if err != nil {
+		return 0, fmt.Errorf("starting %q in the VM %q: %w", strings.Join(command.Argv, " "), name, err)
+	}
+	return pid, nil
 }

@@ -22,6 +22,7 @@ const (
 	Conflict    Kind = 9  // the name is taken by something else
 	NoTool      Kind = 10 // a host program is missing
 	Boot        Kind = 11 // the virtual machine did not come up; `vm run` turns it into 125
+	NotRunning  Kind = 12 // the virtual machine does not run, or runs where it must not
 	Interrupted Kind = 130
 )
 

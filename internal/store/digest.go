@@ -10,6 +10,7 @@ import (
 	"os"
 	"syscall"
 
+	"github.com/banger-vm/banger/internal/jsonfile"
 	"github.com/banger-vm/banger/internal/lock"
 )
 
@@ -32,7 +33,7 @@ func (s *Images) KnownSHA256(id string) string {
 		return ""
 	}
 	var known diskDigest
-	if readJSON(s.path(id, digestName), &known) != nil || known.Schema != Schema || !known.isOf(info) {
+	if jsonfile.Read(s.path(id, digestName), &known) != nil || known.Schema != Schema || !known.isOf(info) {
 		return ""
 	}
 	return known.SHA256
@@ -78,7 +79,7 @@ func (s *Images) remember(id string, found diskDigest) {
 		return
 	}
 	removeUnfinished(s.path(id))
-	_ = writeJSON(s.path(id, digestName), found)
+	_ = jsonfile.Write(s.path(id, digestName), found)
 }
 
 // hashChunk is how many bytes are hashed between two looks at the context.

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/banger-vm/banger/internal/jsonfile"
 )
 
 // sparseDisk gives an image a disk of size bytes with data at these offsets only.
@@ -103,7 +105,7 @@ func TestDigestWhileAnotherHoldsTheImage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	left := images.path(image.ID, newPrefix+"left")
+	left := images.path(image.ID, jsonfile.NewPrefix+"left")
 	if err := os.WriteFile(left, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}

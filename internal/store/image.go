@@ -13,6 +13,7 @@ import (
 
 	"github.com/banger-vm/banger/internal/fault"
 	"github.com/banger-vm/banger/internal/fsync"
+	"github.com/banger-vm/banger/internal/jsonfile"
 )
 
 // Schema is the version of the JSON files of the store.
@@ -74,7 +75,7 @@ func (s *Images) Get(id string) (Image, error) {
 		return Image{}, fmt.Errorf("reading image %s: %w", short(id), err)
 	}
 	var image Image
-	if err := readJSON(s.path(id, metaName), &image); err != nil {
+	if err := jsonfile.Read(s.path(id, metaName), &image); err != nil {
 		return Image{}, damaged(id, err.Error())
 	}
 	if image.Schema != Schema {
@@ -100,7 +101,7 @@ func damaged(id, why string) error {
 func (s *Images) Publish(ctx context.Context, stage *Stage, image Image) error {
 	image.Schema = Schema
 	dir := stage.Path("image")
-	if err := writeJSON(filepath.Join(dir, metaName), image); err != nil {
+	if err := jsonfile.Write(filepath.Join(dir, metaName), image); err != nil {
 		return err
 	}
 	if err := fsync.Path(filepath.Join(dir, diskName)); err != nil {

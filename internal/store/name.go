@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/banger-vm/banger/internal/fault"
+	"github.com/banger-vm/banger/internal/jsonfile"
 	"github.com/banger-vm/banger/internal/lock"
 )
 
@@ -19,7 +20,6 @@ const (
 	namesDir   = "names"
 	namesLock  = "names"
 	nameSuffix = ".json"
-	newPrefix  = ".new-" // of a name that is being written
 	// minPrefix is the shortest part of an id that stands for it.
 	minPrefix = 4
 )
@@ -52,11 +52,11 @@ func (s *Images) Names() ([]Name, error) {
 	}
 	var names []Name
 	for _, entry := range entries {
-		if strings.HasPrefix(entry.Name(), newPrefix) {
+		if strings.HasPrefix(entry.Name(), jsonfile.NewPrefix) {
 			continue
 		}
 		var name Name
-		if err := readJSON(s.path(namesDir, entry.Name()), &name); err != nil {
+		if err := jsonfile.Read(s.path(namesDir, entry.Name()), &name); err != nil {
 			return nil, err
 		}
 		names = append(names, name)
@@ -69,7 +69,7 @@ func (s *Images) Names() ([]Name, error) {
 // came from the same reference, whose tag has moved on.
 func (s *Images) CheckName(name Name) error {
 	var old Name
-	err := readJSON(s.namePath(name.Name), &old)
+	err := jsonfile.Read(s.namePath(name.Name), &old)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -98,12 +98,12 @@ func (s *Images) Tag(ctx context.Context, name Name) error {
 		return fmt.Errorf("naming the image %q: %w", name.Name, err)
 	}
 	name.Schema = Schema
-	return writeJSON(s.namePath(name.Name), name)
+	return jsonfile.Write(s.namePath(name.Name), name)
 }
 
 // removeUnfinished removes what a process that was killed has left in dir. The caller holds the lock of what is there.
 func removeUnfinished(dir string) {
-	left, _ := filepath.Glob(filepath.Join(dir, newPrefix+"*"))
+	left, _ := filepath.Glob(filepath.Join(dir, jsonfile.NewPrefix+"*"))
 	for _, path := range left {
 		_ = os.Remove(path)
 	}

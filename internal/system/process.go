@@ -2,7 +2,10 @@ package system
 
 import (
 	"context"
+	"fmt"
 	"io"
+	"os"
+	"os/exec"
 	"runtime"
 	"syscall"
 )
@@ -65,4 +68,20 @@ func (p *Process) Kill() {
 	default:
 		_ = syscall.Kill(p.pid, syscall.SIGKILL)
 	}
+}
+
+// Detach starts argv as a process that outlives this one: in a session of its own, in the root directory, with nothing
+// of this process but its environment. What it prints goes to output, and passed is its descriptor 3. The caller closes both.
+func (r *CommandRunner) Detach(argv []string, output, passed *os.File) error {
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Dir = "/"
+	cmd.Stdout, cmd.Stderr = output, output
+	cmd.ExtraFiles = []*os.File{passed}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("starting %q: %w", argv[0], err)
+	}
+	// Whoever started it may live long, and is to leave no zombie.
+	go func() { _ = cmd.Wait() }()
+	return nil
 }

@@ -39,8 +39,10 @@ type Spec struct {
 	Initramfs    string // complete cpio archive, with /init and the modules
 	RootImage    string // ext4; writes of the guest go to an overlay in Dir
 	DiskSize     int64  // bytes of the root disk, whose file system grows to it; 0 is RootImage's size, never to be less
+	Volatile     bool   // the root disk is as short-lived as the machine: a power cut of the host may lose it
 	ModulesImage string // ext4 that /lib/modules shows; "" is none
 	Init         string // program of the root that becomes process 1
+	SpawnAgent   bool   // Init does not start the agent: the initramfs does
 
 	CPUs        int
 	MemoryMiB   int

@@ -76,12 +76,28 @@ func handOver(out console) error {
 	if err := switchRoot(kept); err != nil {
 		return err
 	}
+	if line.spawn {
+		if err := spawnAgent(); err != nil {
+			return err
+		}
+	}
 	argv := []string{line.init}
 	if line.init == agentPath {
 		argv = append(argv, "init")
 	}
 	err = unix.Exec(line.init, argv, os.Environ())
 	return fmt.Errorf("starting the init %q of the image: %w", line.init, err)
+}
+
+// spawnAgent starts the agent as a child of process 1, for an init that knows nothing of it. Nobody starts it again.
+func spawnAgent() error {
+	process, err := os.StartProcess(agentPath, []string{agentPath, "agent"}, &os.ProcAttr{
+		Env: os.Environ(), Files: []*os.File{os.Stdin, os.Stdout, os.Stderr}, Sys: &syscall.SysProcAttr{Setsid: true},
+	})
+	if err != nil {
+		return fmt.Errorf("starting the agent beside the image's init: %w", err)
+	}
+	return process.Release()
 }
 
 // loadModules loads the listed modules in their order. One that does not load is reported: what matters is whether the

@@ -6,7 +6,11 @@
 // specification.
 package exec
 
-import "github.com/banger-vm/banger/internal/guest/frame"
+import (
+	"syscall"
+
+	"github.com/banger-vm/banger/internal/guest/frame"
+)
 
 // stdinWindow is how many bytes of standard input may be on their way to a command. It keeps a command that does not
 // read from holding up the signals and sizes behind its input.
@@ -74,17 +78,22 @@ const (
 	doHello    = "hello"
 	doPoweroff = "poweroff"
 	doWaitBoot = "wait-boot"
+	doUser     = "user"
 )
 
-// exit is how a command ended: with Code, or by Signal when that is not zero.
-type exit struct {
-	Code   int `json:"code"`
-	Signal int `json:"signal,omitempty"`
+// maxSignal is the largest number of a signal (_NSIG of the kernel's include/uapi/asm/signal.h).
+const maxSignal = 64
+
+// End is how a command ended: with Code, or by Signal when that is not zero.
+type End struct {
+	Code   int            `json:"code"`
+	Signal syscall.Signal `json:"signal,omitempty"`
 }
 
-func (e exit) code() int {
+// ExitCode returns the exit code as docker gives it.
+func (e End) ExitCode() int {
 	if e.Signal != 0 {
-		return codeSignal + e.Signal
+		return codeSignal + int(e.Signal)
 	}
 	return e.Code
 }

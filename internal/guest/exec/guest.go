@@ -36,7 +36,7 @@ type Guest struct {
 
 // Handlers returns what answers this package's requests.
 func (g *Guest) Handlers() frame.Router {
-	return frame.Router{doExec: g.exec, doHello: g.hello, doPoweroff: g.poweroff, doWaitBoot: g.waitBoot}
+	return frame.Router{doExec: g.exec, doHello: g.hello, doPoweroff: g.poweroff, doWaitBoot: g.waitBoot, doUser: g.user}
 }
 
 func (g *Guest) hello(stream net.Conn, _ []byte) *frame.Refusal {
@@ -82,6 +82,7 @@ func (g *Guest) exec(stream net.Conn, args []byte) *frame.Refusal {
 	if err != nil {
 		return err
 	}
+	_ = frames.Write(frame.Started, nil)
 	go func() {
 		p.obey(stream)
 		p.abandon(stream)

@@ -21,23 +21,42 @@ import (
 // and Run returns -1 with ctx's cause. Any other error comes with -1 too. A read of stdin that is under way at the end
 // is not interrupted: what it gets is lost.
 func Run(ctx context.Context, stream net.Conn, cmd Command, stdin io.Reader, stdout, stderr io.Writer, resize <-chan Size, signals <-chan syscall.Signal) (int, error) {
+	end, err := RunToEnd(ctx, stream, cmd, stdin, stdout, stderr, resize, signals)
+	return end.ExitCode(), err
+}
+
+// RunToEnd is Run for those who tell a command that a signal ended from one that exits with 128 and its number.
+func RunToEnd(ctx context.Context, stream net.Conn, cmd Command, stdin io.Reader, stdout, stderr io.Writer, resize <-chan Size, signals <-chan syscall.Signal) (End, error) {
+	cmd.Stdin, cmd.Detach = cmd.Stdin && stdin != nil, false
+	if err := Begin(frame.NewWriter(stream), cmd); err != nil {
+		_ = stream.Close()
+		return End{Code: -1}, frame.Cause(ctx, err)
+	}
+	if !cmd.Stdin {
+		stdin = nil
+	}
+	return Attach(ctx, stream, stdin, stdout, stderr, resize, signals)
+}
+
+// Begin asks the agent to run cmd. The frames that follow are the caller's to handle: frame.Started or frame.Error
+// comes first.
+func Begin(to *frame.Writer, cmd Command) error { return frame.Begin(to, doExec, cmd) }
+
+// Attach is RunToEnd for a command that has been asked for. A nil stdin sends nothing.
+func Attach(ctx context.Context, stream net.Conn, stdin io.Reader, stdout, stderr io.Writer, resize <-chan Size, signals <-chan syscall.Signal) (End, error) {
 	defer closeAtEnd(ctx, stream)()
 	c := &call{frames: frame.NewWriter(stream), input: newWindow(stdinWindow), done: make(chan struct{})}
 	defer close(c.done)
 	defer c.input.close()
-	cmd.Stdin, cmd.Detach = cmd.Stdin && stdin != nil, false
-	if err := frame.Begin(c.frames, doExec, cmd); err != nil {
-		return -1, frame.Cause(ctx, err)
-	}
-	if cmd.Stdin {
+	if stdin != nil {
 		go c.sendInput(stdin)
 	}
 	go c.sendEvents(resize, signals)
-	code, err := c.receive(stream, stdout, stderr)
-	if code >= 0 {
-		return code, err
+	end, err := c.receive(stream, stdout, stderr)
+	if end.ExitCode() >= 0 {
+		return end, err
 	}
-	return -1, frame.Cause(ctx, err)
+	return End{Code: -1}, frame.Cause(ctx, err)
 }
 
 // Start starts cmd at the other end of stream, which it closes, and returns the process id that the command has in the
@@ -70,11 +89,11 @@ type call struct {
 }
 
 // receive handles the agent's frames until the last one. The code is negative if there is none.
-func (c *call) receive(r io.Reader, stdout, stderr io.Writer) (int, error) {
+func (c *call) receive(r io.Reader, stdout, stderr io.Writer) (End, error) {
 	for {
 		f, err := frame.Read(r)
 		if err != nil {
-			return -1, frame.Lost(err)
+			return End{Code: -1}, frame.Lost(err)
 		}
 		switch f.Kind {
 		case frame.Stdout:
@@ -84,13 +103,13 @@ func (c *call) receive(r io.Reader, stdout, stderr io.Writer) (int, error) {
 		case frame.Consumed:
 			err = c.credit(f.Payload)
 		case frame.Exit:
-			return decodeExit(f.Payload)
+			return DecodeEnd(f.Payload)
 		case frame.Error:
 			refused := frame.DecodeRefusal(f.Payload)
-			return Code(refused), refused
+			return End{Code: Code(refused)}, refused
 		}
 		if err != nil {
-			return -1, fmt.Errorf("passing on the command's output: %w", err)
+			return End{Code: -1}, fmt.Errorf("passing on the command's output: %w", err)
 		}
 	}
 }
@@ -141,12 +160,16 @@ func (c *call) sendEvents(resize <-chan Size, signals <-chan syscall.Signal) {
 	}
 }
 
-func decodeExit(payload []byte) (int, error) {
-	var e exit
+// DecodeEnd reads the payload of a frame of kind Exit.
+func DecodeEnd(payload []byte) (End, error) {
+	var e End
 	if err := json.Unmarshal(payload, &e); err != nil {
-		return -1, fmt.Errorf("reading the exit code: %w", err)
+		return End{Code: -1}, fmt.Errorf("reading the exit code: %w", err)
 	}
-	return e.code(), nil
+	if e.Signal < 0 || e.Signal > maxSignal || e.Signal == 0 && (e.Code < 0 || e.Code > 255) {
+		return End{Code: -1}, fmt.Errorf("the guest's agent reported an end that cannot be: %.100q", payload)
+	}
+	return e, nil
 }
 
 // Hello asks the agent about itself. It closes stream.

@@ -309,7 +309,7 @@ func (p *process) abandon(stream io.Closer) {
 }
 
 // finish sends the output until it is complete, and returns how the command ended.
-func (p *process) finish(frames *frame.Writer) exit {
+func (p *process) finish(frames *frame.Writer) End {
 	var sending sync.WaitGroup
 	for _, o := range p.outputs {
 		sending.Go(func() { p.send(o, frames) })
@@ -401,9 +401,9 @@ func readNow(file *os.File, b []byte) (n int, err error) {
 }
 
 // status tells how a process ended.
-func status(state *os.ProcessState) exit {
+func status(state *os.ProcessState) End {
 	if ws, ok := state.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
-		return exit{Code: -1, Signal: int(ws.Signal())}
+		return End{Code: -1, Signal: ws.Signal()}
 	}
-	return exit{Code: state.ExitCode()}
+	return End{Code: state.ExitCode()}
 }

@@ -31,7 +31,11 @@ const (
 	Consumed Kind = 18 // u32 BE: the command took this many bytes of standard input
 	Exit     Kind = 19 // JSON, how the command ended; the last frame
 	Error    Kind = 20 // JSON of Refusal; the last frame
-	Reply    Kind = 21 // JSON, the answer to a request that is no command; the last frame
+	Reply    Kind = 21 // JSON, the answer to a request that is no command
+	Started  Kind = 22 // empty: the command runs
+
+	StdoutEOF Kind = 23 // empty: no more output
+	Accepted  Kind = 24 // JSON: a connection that waits at a listener
 )
 
 const (
@@ -40,7 +44,7 @@ const (
 	// a quarter of the stack limit: 2 MiB with the usual one (execve(2)).
 	MaxPayload = 4 << 20
 
-	// ChunkSize is the largest payload of the frames that carry input or output, in bytes.
+	// ChunkSize is the largest payload of the frames that carry input or output, in bytes, but for datagrams.
 	ChunkSize = 32 << 10
 )
 

@@ -45,7 +45,7 @@ func arguments(spec vm.Spec, f files, kernelArgs []string) []string {
 	args = append(args, consoleDevice(f.console)...)
 	args = append(args, channelDevice(f.socket)...)
 	args = append(args, "-device", "virtio-rng-device")
-	args = append(args, rootDisk(f.overlay)...)
+	args = append(args, rootDisk(f.overlay, spec.Volatile)...)
 	if spec.ModulesImage != "" {
 		args = append(args, modulesDisk(spec.ModulesImage)...)
 	}
@@ -62,8 +62,9 @@ func processor(accelerator string) []string {
 	return []string{"-accel", "tcg,thread=multi", "-cpu", "max"}
 }
 
+// consoleDevice appends to the file, so that whoever cuts it leaves no hole.
 func consoleDevice(path string) []string {
-	return []string{"-chardev", "file,id=console,path=" + escape(path), "-serial", "chardev:console"}
+	return []string{"-chardev", "file,id=console,append=on,path=" + escape(path), "-serial", "chardev:console"}
 }
 
 func channelDevice(path string) []string {
@@ -74,14 +75,15 @@ func channelDevice(path string) []string {
 	}
 }
 
-// rootDisk is the overlay. It lives no longer than the machine, so that a flush of the guest need not reach the host's
-// disk. What the guest discards is freed.
-func rootDisk(overlay string) []string {
+// rootDisk is the overlay. What the guest discards is freed. Where the disk is volatile, a flush of the guest does not
+// reach the host's disk; it always reaches the host's page cache, which a killed QEMU leaves intact.
+func rootDisk(overlay string, volatile bool) []string {
+	cache := map[string]any{"no-flush": volatile}
 	return disk("root", rootSerial, map[string]any{
 		"driver":  "qcow2",
 		"discard": "unmap",
-		"cache":   map[string]any{"no-flush": true},
-		"file":    map[string]any{"driver": "file", "filename": overlay, "cache": map[string]any{"no-flush": true}},
+		"cache":   cache,
+		"file":    map[string]any{"driver": "file", "filename": overlay, "cache": cache},
 	})
 }
 

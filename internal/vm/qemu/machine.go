@@ -12,13 +12,14 @@ import (
 	"time"
 
 	"github.com/banger-vm/banger/internal/guest/exec"
+	"github.com/banger-vm/banger/internal/guest/machine"
 	"github.com/banger-vm/banger/internal/system"
 	"github.com/banger-vm/banger/internal/vm"
 )
 
 const (
-	// shutdownLimit is how long a guest may take to power itself off.
-	shutdownLimit = 30 * time.Second
+	// syncLimit is how long a guest that does not power off may take to write to its disks.
+	syncLimit = 5 * time.Second
 	// exitLimit is how long QEMU may take to end after it has closed the channel.
 	exitLimit = 2 * time.Second
 	// maxConsole is how much of the end of a console log is read, in bytes.
@@ -31,11 +32,15 @@ type Machine struct {
 	files   files
 	log     string // what QEMU printed
 	process *system.Process
+	newDisk bool          // it was made by this start
 	keeper  *keeper       // of the channel to the agent; nil before the boot is over
 	kept    chan struct{} // closed when the keeper has ended
 	killed  atomic.Bool
 	done    chan struct{}
 }
+
+// PID returns the process id of QEMU.
+func (m *Machine) PID() int { return m.process.PID() }
 
 // Done is closed when the machine has ended and its sockets are removed.
 func (m *Machine) Done() <-chan struct{} { return m.done }
@@ -62,26 +67,34 @@ func (m *Machine) Wait() error {
 	return nil
 }
 
-// Shutdown asks the guest to power off and waits for it. A guest that has not done so within 30 s, or before ctx ends,
-// is killed, and that is an error.
+// Shutdown asks the guest to power off and waits for it. A guest that has not done so before ctx ends has its disks
+// synced, if it can do that, and is killed, which is an error.
 func (m *Machine) Shutdown(ctx context.Context) error {
-	limited, cancel := context.WithTimeout(ctx, shutdownLimit)
-	defer cancel()
-	err := m.powerOff(limited)
+	err := m.powerOff(ctx)
 	select {
 	case <-m.done:
 		return nil
 	default:
 	}
 	if err == nil {
-		err = m.await(limited)
+		err = m.await(ctx)
 	}
 	if err == nil {
 		return nil
 	}
+	m.sync()
 	m.Kill()
 	<-m.done
 	return fmt.Errorf("shutting down the VM %q, which was then killed: %w", m.spec.Name, err)
+}
+
+// sync has the guest write to its disks what it holds.
+func (m *Machine) sync() {
+	ctx, cancel := context.WithTimeout(context.Background(), syncLimit)
+	defer cancel()
+	if stream, err := m.Open(ctx); err == nil {
+		_ = machine.Sync(ctx, stream)
+	}
 }
 
 func (m *Machine) powerOff(ctx context.Context) error {

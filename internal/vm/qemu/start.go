@@ -38,7 +38,8 @@ var (
 // Start boots a machine and returns when its agent answers. The machine ends with ctx, and with this process however
 // that ends. random gives the secret of the channel's handshake.
 //
-// A machine that does not come up is a fault.Boot around a *vm.BootError, and leaves nothing but its logs in spec.Dir.
+// A machine that does not come up is a fault.Boot around a *vm.BootError, and leaves nothing but its logs in spec.Dir; the
+// disk of an earlier start stays.
 func Start(ctx context.Context, runner *system.CommandRunner, spec vm.Spec, random io.Reader) (*Machine, error) {
 	if err := prepare(&spec); err != nil {
 		return nil, err
@@ -48,12 +49,15 @@ func Start(ctx context.Context, runner *system.CommandRunner, spec vm.Spec, rand
 		return nil, fmt.Errorf("making the channel's secret: %w", err)
 	}
 	m := &Machine{spec: spec, done: make(chan struct{}), log: filepath.Join(spec.Dir, "qemu.log"), files: files{
-		overlay: filepath.Join(spec.Dir, "root.qcow2"),
+		overlay: filepath.Join(spec.Dir, Overlay),
 		console: filepath.Join(spec.Dir, "console.log"),
 		socket:  filepath.Join(spec.RuntimeDir, "agent.sock"),
 	}}
+	if err := m.makeDisk(ctx, runner); err != nil {
+		return nil, err
+	}
 	if err := m.launch(ctx, runner, magic); err != nil {
-		_ = os.Remove(m.files.overlay)
+		m.removeNewDisk()
 		return nil, err
 	}
 	if err := m.boot(ctx, magic); err != nil {
@@ -96,11 +100,8 @@ func checkPrivate(dir string) error {
 	return nil
 }
 
-// launch makes the overlay and starts QEMU.
+// launch starts QEMU.
 func (m *Machine) launch(ctx context.Context, runner *system.CommandRunner, magic [channel.MagicSize]byte) error {
-	if err := makeOverlay(ctx, runner, m.spec, m.files.overlay); err != nil {
-		return err
-	}
 	log, err := m.makeLogs()
 	if err != nil {
 		return fmt.Errorf("making the VM's logs: %w", err)
@@ -126,19 +127,35 @@ func (m *Machine) makeLogs() (*os.File, error) {
 	if err := os.WriteFile(m.files.console, nil, 0o600); err != nil {
 		return nil, err
 	}
-	return os.OpenFile(m.log, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	return os.OpenFile(m.log, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 }
 
-// makeOverlay makes an empty qcow2 disk in front of the root image. What is behind the image's end reads as zeros.
-func makeOverlay(ctx context.Context, runner *system.CommandRunner, spec vm.Spec, overlay string) error {
-	args := []string{"create", "-q", "-f", "qcow2", "-b", spec.RootImage, "-F", "raw", overlay}
-	if spec.DiskSize != 0 {
-		args = append(args, strconv.FormatInt(spec.DiskSize, 10))
+// Overlay is the name of a machine's own disk in its directory: a qcow2 in front of the root image.
+const Overlay = "root.qcow2"
+
+// makeDisk makes an empty disk in front of the root image, unless there is one from an earlier start. What is behind the
+// image's end reads as zeros.
+func (m *Machine) makeDisk(ctx context.Context, runner *system.CommandRunner) error {
+	if _, err := os.Stat(m.files.overlay); err == nil {
+		return nil
+	}
+	m.newDisk = true
+	args := []string{"create", "-q", "-f", "qcow2", "-b", m.spec.RootImage, "-F", "raw", m.files.overlay}
+	if m.spec.DiskSize != 0 {
+		args = append(args, strconv.FormatInt(m.spec.DiskSize, 10))
 	}
 	if _, err := runner.Run(ctx, system.Command{Name: "qemu-img", Args: args}); err != nil {
-		return fmt.Errorf("making the VM's disk in front of %q: %w", spec.RootImage, err)
+		m.removeNewDisk()
+		return fmt.Errorf("making the VM's disk in front of %q: %w", m.spec.RootImage, err)
 	}
 	return nil
+}
+
+// removeNewDisk removes a disk that nothing of worth can be on.
+func (m *Machine) removeNewDisk() {
+	if m.newDisk {
+		_ = os.Remove(m.files.overlay)
+	}
 }
 
 // boot waits for the agent. A machine that fails to come up has ended when boot returns.
@@ -225,7 +242,7 @@ func (m *Machine) fail(ctx context.Context, cause error, waited time.Duration) e
 	evidence := vm.Evidence{Name: m.spec.Name, Log: m.files.console, Ended: m.endsItself(cause), Waited: waited}
 	m.process.Kill()
 	exit := m.process.Wait()
-	_ = os.Remove(m.files.overlay)
+	m.removeNewDisk()
 	switch {
 	case ctx.Err() != nil:
 		return fmt.Errorf("booting the VM %q: %w", m.spec.Name, context.Cause(ctx))
