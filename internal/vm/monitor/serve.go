@@ -26,12 +26,13 @@ func (m *monitor) obeySignals(ctx context.Context) {
 
 // serve answers requests until the control socket is closed.
 func (m *monitor) serve() {
+	defer m.clients.Done()
 	for {
 		conn, err := m.control.Accept()
 		if err != nil {
 			return
 		}
-		go m.answer(conn)
+		m.clients.Go(func() { m.answer(conn) })
 	}
 }
 
@@ -80,8 +81,6 @@ func (m *monitor) carryOut(conn net.Conn, r request) error {
 
 // tellEnd answers with the final state when it is known.
 func (m *monitor) tellEnd(conn net.Conn) error {
-	m.clients.Add(1)
-	defer m.clients.Done()
 	<-m.done
 	return writeLine(conn, answer{State: &m.state})
 }
@@ -155,6 +154,11 @@ func (m *monitor) askStop(limit time.Duration) {
 	case m.stops <- limit:
 	default:
 		return
+	}
+	select {
+	case <-m.booted:
+		return // whatever the limit, which may be none
+	default:
 	}
 	go func() {
 		select {
