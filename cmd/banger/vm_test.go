@@ -117,25 +117,6 @@ func TestLogOptions(t *testing.T) {
 	}
 }
 
-func TestNames(t *testing.T) {
-	for name, want := range map[string]bool{
-		"": true, "web": true, "web-2": true, "0": true, strings.Repeat("a", 63): true,
-		"Web": false, "-web": false, "web-": false, "a.b": false, "a_b": false, "a b": false, "../a": false, "é": false, strings.Repeat("a", 64): false,
-	} {
-		if got := validVMName(name); got != want {
-			t.Errorf("--name %q: valid is %v, want %v", name, got, want)
-		}
-	}
-	for name, want := range map[string]bool{
-		"web": true, "Web.Example.org": true, strings.Repeat("a", 63) + ".b": false, strings.Repeat("a.", 31) + "ab": true,
-		"": false, ".": false, "a..b": false, "a.": false, "a b": false, "a_b": false,
-	} {
-		if got := validHostname(name); got != want {
-			t.Errorf("--hostname %q: valid is %v, want %v", name, got, want)
-		}
-	}
-}
-
 // TestEach: one name that fails does not stop the rest, and every failure is told.
 func TestEach(t *testing.T) {
 	a := testApp(nil)

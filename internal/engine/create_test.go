@@ -175,25 +175,26 @@ func TestCheckMemory(t *testing.T) {
 	}
 }
 
-func TestInitOf(t *testing.T) {
+func TestBootOf(t *testing.T) {
+	const agent = "/usr/lib/banger/banger-guest"
 	for _, c := range []struct {
-		choice, image, program string
-		systemd                bool
+		choice, image string
+		want          boot
 	}{
-		{"", "systemd", "/sbin/init", true},
-		{"auto", "systemd", "/sbin/init", true},
-		{"auto", "guest", "/usr/lib/banger/banger-guest", false},
-		{"guest", "systemd", "/usr/lib/banger/banger-guest", false},
-		{"/sbin/init", "guest", "/sbin/init", true},
-		{"/opt/init", "systemd", "/opt/init", false},
+		{"", "systemd", boot{program: "/sbin/init", systemd: true}},
+		{"auto", "systemd", boot{program: "/sbin/init", systemd: true}},
+		{"auto", "guest", boot{program: agent}},
+		{"guest", "systemd", boot{program: agent}},
+		{"/sbin/init", "systemd", boot{program: "/sbin/init", systemd: true}},
+		{"/sbin/init", "guest", boot{program: "/sbin/init", systemd: true, spawn: true}},
+		{"/opt/init", "systemd", boot{program: "/opt/init", spawn: true}},
 	} {
-		program, systemd, err := initOf(c.choice, c.image)
-		if err != nil || program != c.program || systemd != c.systemd {
-			t.Errorf("--init %q of an image with %s: got %q, systemd %v (%v), want %q, %v", c.choice, c.image, program, systemd, err, c.program, c.systemd)
+		if got, err := bootOf(c.choice, c.image); err != nil || got != c.want {
+			t.Errorf("--init %q of an image with %s: got %+v (%v), want %+v", c.choice, c.image, got, err, c.want)
 		}
 	}
 	for _, bad := range []string{"systemd", "sbin/init", " "} {
-		if _, _, err := initOf(bad, "guest"); fault.KindOf(err) != fault.Usage {
+		if _, err := bootOf(bad, "guest"); fault.KindOf(err) != fault.Usage {
 			t.Errorf("--init %q gives %v, want a usage error", bad, err)
 		}
 	}
