@@ -78,6 +78,7 @@ const (
 	doHello    = "hello"
 	doPoweroff = "poweroff"
 	doWaitBoot = "wait-boot"
+	doUser     = "user"
 )
 
 // maxSignal is the largest number of a signal (_NSIG of the kernel's include/uapi/asm/signal.h).
