@@ -16,8 +16,8 @@ import (
 func newVM(a *app) *cobra.Command {
 	return group("vm", "Run images as virtual machines, and live with them",
 		newVMRun(a), newVMCreate(a), newVMStart(a), newVMStop(a), newVMRestart(a), newVMKill(a), newVMRemove(a),
-		newVMList(a), newVMInspect(a), newVMWait(a), newVMPrune(a), newVMExec(a), newVMShell(a), newVMLogs(a), newVMStats(a),
-		newVMCopy(a), newVMPort(a), newVMMonitor(a))
+		newVMList(a), newVMInspect(a), newVMWait(a), newVMPrune(a), newVMExec(a), newVMShell(a), newVMSSH(a), newVMLogs(a), newVMStats(a),
+		newVMCopy(a), newVMPort(a), newVMMonitor(a), newVMSSHProxy(a))
 }
 
 // vmFlags are the flags that make a VM.

@@ -31,6 +31,8 @@ func packageOf(program string) string {
 		return "e2fsprogs"
 	case "qemu-system-x86_64":
 		return "qemu-system-x86"
+	case "ssh":
+		return "openssh-client"
 	case "qemu-img":
 		return "qemu-utils"
 	}

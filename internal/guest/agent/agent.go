@@ -1,9 +1,10 @@
-// Package agent is the program that runs inside a VM, in three roles:
+// Package agent is the program that runs inside a VM, in four roles:
 //
 //   - initramfs (initramfs.go): the kernel's first program. It loads modules, mounts the root disk and hands over.
 //   - init (init.go): process 1 of an image without an init of its own. It mounts what every program expects, keeps the
 //     agent running, reaps, and powers the VM off.
 //   - agent (this file): it sets up the network and answers the host on the channel. Under systemd it is a service.
+//   - sftp: it serves files to one client of SSH, as a command that the host runs.
 //
 // ARCHITECTURE.md, "What a guest sees", is the agreement with the host. Nothing here fails a boot that can go on: what
 // does not work is a line on the console, which the host keeps.
@@ -20,6 +21,7 @@ import (
 	"os"
 	osexec "os/exec"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -32,6 +34,7 @@ import (
 	"github.com/banger-vm/banger/internal/guest/forward"
 	"github.com/banger-vm/banger/internal/guest/frame"
 	"github.com/banger-vm/banger/internal/guest/machine"
+	"github.com/banger-vm/banger/internal/guest/sftp"
 )
 
 const (
@@ -39,6 +42,9 @@ const (
 	agentPath = "/usr/lib/banger/banger-guest"
 	// imagePath is where the host puts what it knows of the image.
 	imagePath = "/usr/lib/banger/image.json"
+	// memoryLimit is what Go's runtime may take in bytes before it collects more eagerly and gives memory back to the
+	// kernel. The guest's memory is for what the guest is there for.
+	memoryLimit = 14 << 20
 	// runtimeDir is for files that the agent makes while the VM runs.
 	runtimeDir = "/run/banger"
 )
@@ -58,14 +64,26 @@ func Main(args []string, pid int) int {
 	case pid == 1:
 		runInit()
 	case role == "agent":
+		debug.SetMemoryLimit(memoryLimit)
 		out = openConsole("/dev/console")
 		out.say("%v", serve(out))
 		return 1
+	case role == "sftp":
+		return serveFiles()
 	default:
 		out.say("this is the agent of a banger VM; it runs as process 1, or as %q under another init", agentPath+" agent")
 		return 2
 	}
 	return 1
+}
+
+// serveFiles serves sftp on standard input and output, as the user that it runs as, to a host that runs it like any command.
+func serveFiles() int {
+	if err := sftp.Serve(os.Stdin, os.Stdout); err != nil {
+		console{os.Stderr}.say("%v", err)
+		return 1
+	}
+	return 0
 }
 
 func exists(path string) bool {

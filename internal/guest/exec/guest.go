@@ -36,7 +36,7 @@ type Guest struct {
 
 // Handlers returns what answers this package's requests.
 func (g *Guest) Handlers() frame.Router {
-	return frame.Router{doExec: g.exec, doHello: g.hello, doPoweroff: g.poweroff, doWaitBoot: g.waitBoot}
+	return frame.Router{doExec: g.exec, doHello: g.hello, doPoweroff: g.poweroff, doWaitBoot: g.waitBoot, doUser: g.user}
 }
 
 func (g *Guest) hello(stream net.Conn, _ []byte) *frame.Refusal {

@@ -175,3 +175,18 @@ func TestStart(t *testing.T) {
 		t.Errorf("starting what is not there gave %v, want a refusal", err)
 	}
 }
+
+func TestLookUp(t *testing.T) {
+	g := testGuest()
+	g.Config.User = "tester"
+	want := Account{UID: uint32(os.Getuid()), GID: uint32(os.Getgid()), Home: "/home/tester"}
+	for _, spec := range []string{"tester", ""} {
+		if got, err := LookUp(t.Context(), open(t, g), spec); got != want || err != nil {
+			t.Errorf("LookUp(%q) = %+v, %v, want %+v", spec, got, err, want)
+		}
+	}
+	var refused *frame.Refusal
+	if _, err := LookUp(t.Context(), open(t, g), "nobody-here"); !errors.As(err, &refused) || refused.Reason != frame.BadUser {
+		t.Errorf("looking up a user who is not there gave %v, want a refusal for %q", err, frame.BadUser)
+	}
+}

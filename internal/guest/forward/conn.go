@@ -71,13 +71,16 @@ func (c *Conn) next() ([]byte, error) {
 	return b, nil
 }
 
-// watch waits for the first data, and calls gone if the stream ends instead.
+// watch has the first data waited for, and gone called if the stream ends instead. Reads come after that: one in the middle
+// of them would spoil what next has returned.
 func (c *Conn) watch(gone func()) {
 	c.reading.Lock()
-	defer c.reading.Unlock()
-	if _, err := c.input.Peek(1); err != nil {
-		gone()
-	}
+	go func() {
+		defer c.reading.Unlock()
+		if _, err := c.input.Peek(1); err != nil {
+			gone()
+		}
+	}()
 }
 
 // drain reads to the end of the stream, which comes when the other side closes it.

@@ -34,7 +34,7 @@ func (g *guest) dial(stream net.Conn, args []byte) *frame.Refusal {
 	conn := newConn(stream, guestKinds(), nil, nil)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	go conn.watch(cancel)
+	conn.watch(cancel)
 	socket, refused := connect(ctx, to)
 	if refused != nil {
 		_ = stream.SetReadDeadline(time.Unix(1, 0)) // ends watch

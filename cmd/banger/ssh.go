@@ -1,0 +1,205 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"os/user"
+	"path/filepath"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/banger-vm/banger/internal/engine"
+	"github.com/banger-vm/banger/internal/ssh"
+	"github.com/banger-vm/banger/internal/ssh/openssh"
+)
+
+func newVMSSH(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:                   "ssh [SSH OPTIONS] [USER@]VM [COMMAND…]",
+		DisableFlagsInUseLine: true,
+		DisableFlagParsing:    true, // they are ssh's
+
+		Short: "Connect to a VM that runs with OpenSSH",
+		Long: `Connect to a VM that runs with OpenSSH's ssh, whose options these are. The VM needs no sshd, no keys and no network.
+
+The user is root unless -l or USER@ says otherwise. "banger ssh-config --install" has ssh, scp, sftp, rsync, git and
+VS Code know VMs by the name VM.banger.`,
+		Example: `  banger vm ssh web
+  banger vm ssh postgres@db psql
+  banger vm ssh -L 8080:localhost:80 web
+  banger vm ssh -A -t web tmux attach`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 && (args[0] == "--help" || args[0] == "-h") {
+				return cmd.Help()
+			}
+			return a.vmSSH(cmd.Context(), args)
+		},
+	}
+}
+
+// vmSSH becomes ssh.
+func (a *app) vmSSH(ctx context.Context, args []string) error {
+	parsed, err := openssh.Parse(args)
+	if err != nil {
+		return err
+	}
+	e, client, err := a.sshClient(ctx)
+	if err != nil {
+		return err
+	}
+	host, err := a.engine()
+	if err != nil {
+		return err
+	}
+	program, argv, err := e.SSHCommand(ctx, host, client, parsed)
+	if err != nil {
+		return err
+	}
+	if err := syscall.Exec(program, argv, os.Environ()); err != nil {
+		return fmt.Errorf("running %q: %w", program, err)
+	}
+	return nil
+}
+
+// sshClient says how OpenSSH reaches the VMs by this program, with what this process was told of where they are.
+func (a *app) sshClient(ctx context.Context) (*engine.Engine, openssh.Client, error) {
+	e, err := a.localEngine()
+	if err != nil {
+		return nil, openssh.Client{}, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, openssh.Client{}, fmt.Errorf("finding banger's own program: %w", err)
+	}
+	var env []string
+	if a.getenv("BANGER_HOME") != "" || a.getenv("XDG_DATA_HOME") != "" {
+		home, err := a.home()
+		if err != nil {
+			return nil, openssh.Client{}, err
+		}
+		env = append(env, "BANGER_HOME="+home)
+	}
+	if host := a.daemonHost(); host != "" {
+		env = append(env, "BANGER_HOST="+host)
+	}
+	client, err := e.SSHClient(ctx, self, env)
+	return e, client, err
+}
+
+func newVMSSHProxy(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "ssh-proxy VM", Hidden: true, Args: exactly("a VM"),
+		Short:   "Serve SSH for a VM on standard input and output; OpenSSH starts this itself",
+		Example: "  banger ssh-config",
+		RunE:    func(cmd *cobra.Command, args []string) error { return a.vmSSHProxy(cmd.Context(), args[0]) },
+	}
+}
+
+func (a *app) vmSSHProxy(ctx context.Context, name string) error {
+	out, ok := a.stdout.(*os.File)
+	if !ok {
+		return errors.New("serving SSH: standard output is no file")
+	}
+	// Ctrl-C reaches every program on the terminal. sftp takes it for the end of a transfer, not of the connection.
+	signal.Ignore(syscall.SIGINT)
+	e, err := a.localEngine()
+	if err != nil {
+		return err
+	}
+	host, err := a.engine()
+	if err != nil {
+		return err
+	}
+	return e.ServeSSH(ctx, host, name, ssh.Stdio(a.stdin, out))
+}
+
+// sshConfig are the flags of ssh-config.
+type sshConfig struct {
+	install, uninstall bool
+	dir                string
+}
+
+func newSSHConfig(a *app) *cobra.Command {
+	var flags sshConfig
+	cmd := &cobra.Command{
+		Use: "ssh-config", Args: exactly(),
+		Short: "Have OpenSSH know the VMs as VM.banger",
+		Long: `Print what OpenSSH's configuration needs so that ssh, scp, sftp, rsync, git and VS Code reach every VM as VM.banger.
+
+--install keeps it in ~/.ssh/banger.conf, which a line at the top of ~/.ssh/config includes; nothing else there changes. It
+is to be run again when banger or its home have moved.`,
+		Example: `  banger ssh-config --install
+  ssh web.banger
+  scp -r src web.banger:/srv
+  rsync -a src/ web.banger:/srv/src
+  banger ssh-config > ssh.conf; ssh -F ssh.conf web.banger`,
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.sshConfig(cmd.Context(), flags) },
+	}
+	cmd.Flags().BoolVar(&flags.install, "install", false, "write it where OpenSSH finds it")
+	cmd.Flags().BoolVar(&flags.uninstall, "uninstall", false, "take back what --install did")
+	cmd.Flags().StringVar(&flags.dir, "dir", "", "OpenSSH's directory (default ~/.ssh)")
+	return cmd
+}
+
+func (a *app) sshConfig(ctx context.Context, f sshConfig) error {
+	if f.install && f.uninstall {
+		return usage(errors.New("--install and --uninstall exclude each other"), "pass one of them")
+	}
+	if !f.install && !f.uninstall {
+		return a.printSSHConfig(ctx)
+	}
+	dir, err := sshDirectory(f.dir)
+	if err != nil {
+		return err
+	}
+	if f.uninstall {
+		return a.sayChanged(openssh.Uninstall(dir))
+	}
+	e, client, err := a.sshClient(ctx)
+	if err != nil {
+		return err
+	}
+	return a.sayChanged(e.InstallSSH(client, dir))
+}
+
+func (a *app) printSSHConfig(ctx context.Context) error {
+	_, client, err := a.sshClient(ctx)
+	if err != nil {
+		return err
+	}
+	block, err := client.Block()
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprint(a.stdout, block)
+	return err
+}
+
+func (a *app) sayChanged(changed bool, err error) error {
+	if err != nil {
+		return err
+	}
+	text := "OpenSSH's configuration was as it should be"
+	if changed {
+		text = "OpenSSH's configuration was changed"
+	}
+	_, err = fmt.Fprintln(a.stdout, text)
+	return err
+}
+
+// sshDirectory is where OpenSSH looks: in the home that the password file has, whatever HOME says (ssh.c,
+// process_config_files).
+func sshDirectory(dir string) (string, error) {
+	if dir != "" {
+		return dir, nil
+	}
+	self, err := user.Current()
+	if err != nil || !filepath.IsAbs(self.HomeDir) {
+		return "", usage(fmt.Errorf("finding OpenSSH's directory: the user has no home (%w)", err), "pass --dir")
+	}
+	return filepath.Join(self.HomeDir, ".ssh"), nil
+}
