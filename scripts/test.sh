@@ -10,26 +10,13 @@ export PATH=$PATH:/usr/sbin:/sbin
 
 say() { printf '\n== %s\n' "$*"; }
 
-# An Alpine as docker save writes it: the one given, one beside the checkout, or Docker Hub's.
-alpine() {
-  local name=alpine-3.10.docker-save.tar.gz file
-  for file in "${BANGER_TEST_ALPINE:-}" "../shared/fixtures/$name" "$cache/alpine.tar"; do
-    if [ -f "$file" ]; then realpath "$file"; return; fi
-  done
-  if skopeo --insecure-policy copy --quiet docker://docker.io/library/alpine:3.10 \
-      "docker-archive:$cache/alpine.tar.part:alpine:3.10" >&2; then
-    mv "$cache/alpine.tar.part" "$cache/alpine.tar"
-    echo "$cache/alpine.tar"
-  fi
-}
-
 say "fixtures"
 BANGER_TEST_KERNEL_DEB=$(scripts/kernel-deb.sh "$cache/kernel")
 scripts/debian-image.sh "$cache/debian"
 BANGER_TEST_DEBIAN="$cache/debian"
 scripts/containers-image.sh "$cache/containers"
 BANGER_TEST_CONTAINERS="$cache/containers"
-BANGER_TEST_ALPINE=$(alpine)
+BANGER_TEST_ALPINE=$(scripts/alpine-image.sh "$cache")
 # The newest e2fsck judges beside the host's. Without a network there is none, which a test says.
 BANGER_TEST_E2FSCK=${BANGER_TEST_E2FSCK:-$(scripts/e2fsprogs.sh "$cache/e2fsprogs" || true)}
 export BANGER_TEST_KERNEL_DEB BANGER_TEST_DEBIAN BANGER_TEST_ALPINE BANGER_TEST_E2FSCK BANGER_TEST_CONTAINERS

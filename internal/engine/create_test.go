@@ -207,6 +207,9 @@ func TestCommandIn(t *testing.T) {
 	if got.User != "u" || got.Dir != "/d" || !slices.Equal(got.Env, []string{"A=1", "B=2", "B=3"}) {
 		t.Errorf("what is left empty: got %+v", got)
 	}
+	if got = commandIn(i, exec.Command{Login: true}); got.User != "u" || got.Dir != "" {
+		t.Errorf("a login: got %+v, want it at the user's home", got)
+	}
 	got = commandIn(i, exec.Command{User: "v", Dir: "/e"})
 	if got.User != "v" || got.Dir != "/e" || len(i.Env) != 2 {
 		t.Errorf("what is given: got %+v, and the VM has %q", got, i.Env)

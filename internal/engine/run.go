@@ -164,7 +164,9 @@ func (e *Engine) BeginExec(ctx context.Context, name string, command exec.Comman
 // commandIn completes a command by what the VM's own has.
 func commandIn(i *instance.Instance, command exec.Command) exec.Command {
 	command.User = orDefault(command.User, i.User)
-	command.Dir = orDefault(command.Dir, i.Config.Dir)
+	if !command.Login { // who logs in is at home
+		command.Dir = orDefault(command.Dir, i.Config.Dir)
+	}
 	command.Env = append(append([]string{}, i.Env...), command.Env...)
 	return command
 }
