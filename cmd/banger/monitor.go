@@ -35,5 +35,5 @@ func (a *app) monitor(ctx context.Context) error {
 		return usage(fmt.Errorf("standing behind a VM: %w", err), "banger starts this itself: use vm run or vm start")
 	}
 	_ = file.Close() // first is a copy that no program of ours inherits
-	return engine.Monitor(ctx, first, a.getenv("PATH"), rand.Reader, time.Now)
+	return engine.Monitor(ctx, first, a.getenv("PATH"), a.stderr, rand.Reader, time.Now)
 }

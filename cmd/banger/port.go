@@ -27,7 +27,7 @@ func newVMPortAdd(a *app) *cobra.Command {
 
 A service is reached wherever it listens in the guest, on its 127.0.0.1 as well, and without a network.`,
 		Example: "  banger vm port add web 8080:80\n  banger vm port add dns 5353:53/udp 0.0.0.0:5353:53/tcp\n  banger vm port add web 80",
-		RunE:    a.changePorts((*engine.Engine).AddPorts),
+		RunE:    a.changePorts(verbs.AddPorts),
 	}
 }
 
@@ -38,7 +38,7 @@ func newVMPortRemove(a *app) *cobra.Command {
 
 SPEC is written as for add. What it leaves out may be anything: 80 are all addresses on which TCP port 80 is published.`,
 		Example: "  banger vm port rm web 8080:80\n  banger vm port rm dns 53/udp",
-		RunE:    a.changePorts((*engine.Engine).RemovePorts),
+		RunE:    a.changePorts(verbs.RemovePorts),
 	}
 }
 
@@ -50,8 +50,16 @@ func vmAndSpecs(cmd *cobra.Command, args []string) error {
 	return exactly("a VM", "a SPEC or more")(cmd, args)
 }
 
+// vmAtMost allows a VM.
+func vmAtMost(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	return exactly("a VM at most")(cmd, args)
+}
+
 // changePorts is the body of add and rm, which print what they have changed.
-func (a *app) changePorts(change func(*engine.Engine, context.Context, string, []string) ([]port.Published, error),
+func (a *app) changePorts(change func(verbs, context.Context, string, []string) ([]port.Published, error),
 ) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		e, err := a.engine()
@@ -70,7 +78,7 @@ func newVMPortList(a *app) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use: "ls [VM]", Aliases: []string{"list"}, Short: "List the published ports of a VM, or of all",
-		Args:    func(cmd *cobra.Command, args []string) error { return exactly("a VM at most")(cmd, append(args, "all")[:max(1, len(args))]) },
+		Args:    vmAtMost,
 		Example: "  banger vm port ls\n  banger vm port ls web --json",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			vm := ""

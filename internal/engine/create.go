@@ -20,6 +20,7 @@ import (
 	"github.com/banger-vm/banger/internal/fault"
 	"github.com/banger-vm/banger/internal/kernel"
 	"github.com/banger-vm/banger/internal/lock"
+	"github.com/banger-vm/banger/internal/port"
 	"github.com/banger-vm/banger/internal/store"
 	"github.com/banger-vm/banger/internal/vm"
 	"github.com/banger-vm/banger/internal/vm/instance"
@@ -37,35 +38,37 @@ const (
 	InitGuest = "guest" // the agent
 )
 
-// VMOptions say what a VM is made of.
+// VMOptions say what a VM is made of. DefaultVMOptions has what the zero value lacks.
 type VMOptions struct {
-	Image      string   // a name, an id, or a reference
-	Args       []string // replace the image's Cmd
-	Entrypoint *string  // replaces the image's Entrypoint, and drops its Cmd; nil leaves them
-	Kernel     string   // "" is the default one
-	Name       string   // "" makes one up
-	Hostname   string   // "" is the name
-	CPUs       int
-	Memory     int64  // bytes
-	Disk       int64  // bytes of the VM's disk, rounded down to whole blocks; 0 is the image's size
-	Pull       string // "missing", "always" or "never"
-	Network    string // NetworkUser or NetworkNone
-	Init       string // InitAuto, InitGuest or a path; "" is InitAuto
-	Timeout    time.Duration
-	Remove     bool // with the end of the VM
+	Image      string        `json:"image"`                // a name, an id, or a reference
+	Args       []string      `json:"args,omitempty"`       // replace the image's Cmd
+	Entrypoint *string       `json:"entrypoint,omitempty"` // replaces the image's Entrypoint, and drops its Cmd; nil leaves them
+	Kernel     string        `json:"kernel,omitempty"`     // "" is the default one
+	Name       string        `json:"name,omitempty"`       // "" makes one up
+	Hostname   string        `json:"hostname,omitempty"`   // "" is the name
+	CPUs       int           `json:"cpus"`
+	Memory     int64         `json:"memory"`          // bytes
+	Disk       int64         `json:"disk,omitempty"`  // bytes of the VM's disk, rounded down to whole blocks; 0 is the image's size
+	Pull       string        `json:"pull"`            // PullMissing, PullAlways or PullNever
+	Network    string        `json:"network"`         // NetworkUser or NetworkNone
+	Ports      []string      `json:"ports,omitempty"` // published on the host, as package port writes them
+	Init       string        `json:"init,omitempty"`  // InitAuto, InitGuest or a path; "" is InitAuto
+	Timeout    time.Duration `json:"boot_timeout"`
+	Remove     bool          `json:"remove,omitempty"` // with the end of the VM
 
-	Env      []string // added to the image's
-	User     string   // "" is the image's
-	WorkDir  string   // "" is the image's
-	Terminal bool     // the command gets a terminal
-	Input    bool     // the command gets an input, where somebody is attached
+	Env      []string `json:"env,omitempty"`      // added to the image's
+	User     string   `json:"user,omitempty"`     // "" is the image's
+	WorkDir  string   `json:"workdir,omitempty"`  // "" is the image's
+	Terminal bool     `json:"terminal,omitempty"` // the command gets a terminal
+	Input    bool     `json:"input,omitempty"`    // the command gets an input, where somebody is attached
 }
 
 // MinMemory is the least memory that a VM boots with, in bytes.
 const MinMemory = vm.MinMemoryMiB << 20
 
-// create makes a VM, which the caller holds the start's lock of.
-func (e *Engine) create(ctx context.Context, options VMOptions) (*instance.Instance, *lock.Lock, error) {
+// create makes a VM, which the caller holds the start's lock of. One that is to run at once has begun its run: should that
+// come to nothing, nobody takes it for one that waits to be started.
+func (e *Engine) create(ctx context.Context, options VMOptions, run bool) (*instance.Instance, *lock.Lock, error) {
 	linux, err := e.readyToMake(ctx, options)
 	if err != nil {
 		return nil, nil, err
@@ -88,6 +91,13 @@ func (e *Engine) create(ctx context.Context, options VMOptions) (*instance.Insta
 	if err != nil {
 		return nil, nil, err
 	}
+	if run {
+		err = (&instance.Instance{Dir: prepared}).SetState(instance.State{Started: e.config.Now()})
+	}
+	if err != nil {
+		starting.Release()
+		return nil, nil, noSpace(err)
+	}
 	i, err := e.vms.Publish(prepared, config)
 	if err != nil {
 		starting.Release()
@@ -98,6 +108,9 @@ func (e *Engine) create(ctx context.Context, options VMOptions) (*instance.Insta
 
 // readyToMake checks what a VM needs besides its image, before a pull that may take long, and returns the kernel.
 func (e *Engine) readyToMake(ctx context.Context, options VMOptions) (*kernel.Kernel, error) {
+	if err := options.Check(); err != nil {
+		return nil, err
+	}
 	e.sweep(ctx)
 	if options.Name != "" {
 		if _, err := e.vms.Get(options.Name); !errors.Is(err, fs.ErrNotExist) {
@@ -112,12 +125,12 @@ func (e *Engine) readyToMake(ctx context.Context, options VMOptions) (*kernel.Ke
 
 // imageToRun finds the image, and pulls it if the options allow.
 func (e *Engine) imageToRun(ctx context.Context, options VMOptions) (store.Image, error) {
-	if options.Pull != "always" {
+	if options.Pull != PullAlways {
 		found, err := e.FindImage(options.Image)
 		if err == nil {
 			return found.Image, bootable(found.Image, options.Image)
 		}
-		if options.Pull == "never" || fault.KindOf(err) != fault.NotFound {
+		if options.Pull == PullNever || fault.KindOf(err) != fault.NotFound {
 			return store.Image{}, err
 		}
 	}
@@ -141,15 +154,20 @@ func bootable(image store.Image, query string) error {
 }
 
 func (e *Engine) configOf(options VMOptions, image store.Image, linux *kernel.Kernel) (instance.Config, error) {
+	for _, spec := range options.Ports {
+		if _, err := port.Parse(spec); err != nil {
+			return instance.Config{}, err
+		}
+	}
 	disk, err := diskSize(options.Disk, image)
 	if err != nil {
 		return instance.Config{}, err
 	}
-	init, systemd, err := initOf(options.Init, image.Init)
+	boot, err := bootOf(options.Init, image.Init)
 	if err != nil {
 		return instance.Config{}, err
 	}
-	workload, err := workloadOf(options, image, systemd)
+	workload, err := workloadOf(options, image, boot.systemd)
 	if err != nil {
 		return instance.Config{}, err
 	}
@@ -158,7 +176,7 @@ func (e *Engine) configOf(options VMOptions, image store.Image, linux *kernel.Ke
 		Name: name, Created: e.config.Now(), Image: options.Image, ImageID: image.ID, Kernel: linux.Name,
 		CPUs: options.CPUs, MemoryMiB: int(options.Memory / mib), DiskSize: disk,
 		Hostname: orDefault(options.Hostname, name), Network: orDefault(options.Network, NetworkUser),
-		Init: init, Systemd: systemd, BootTimeout: options.Timeout,
+		Init: boot.program, Systemd: boot.systemd, SpawnAgent: boot.spawn, BootTimeout: options.Timeout, Ports: options.Ports,
 		Workload: workload, User: options.User, Dir: options.WorkDir, Env: options.Env, Remove: options.Remove,
 	}, nil
 }
@@ -176,10 +194,14 @@ func workloadOf(options VMOptions, image store.Image, systemd bool) (*instance.W
 	}
 	workload := &instance.Workload{TTY: options.Terminal, Stdin: options.Input, StopSignal: int(stop)}
 	workload.Argv = argumentsOf(options, config.Config)
-	if systemd && len(workload.Argv) > 0 && isInit(workload.Argv[0]) {
-		workload.Argv = options.Args // the init runs already, as process 1
-	}
 	chosen := len(options.Args) > 0 || options.Entrypoint != nil
+	if systemd && startsInit(workload.Argv) {
+		workload.Argv = options.Args // the init runs already, as process 1
+		if startsInit(workload.Argv) {
+			workload.Argv = nil
+		}
+		chosen = len(workload.Argv) > 0
+	}
 	switch {
 	case systemd && !chosen && isBareShell(workload.Argv):
 		if !options.Terminal {
@@ -205,6 +227,8 @@ func argumentsOf(options VMOptions, config ocispec.ImageConfig) []string {
 	}
 	return append(append([]string{}, entrypoint...), args...)
 }
+
+func startsInit(argv []string) bool { return len(argv) > 0 && isInit(argv[0]) }
 
 func isInit(program string) bool {
 	return program == "/sbin/init" || program == "/usr/sbin/init" || strings.HasSuffix(program, "/systemd/systemd")

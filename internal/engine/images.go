@@ -7,7 +7,9 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
+	"strings"
 
 	"github.com/docker/go-units"
 	"golang.org/x/sys/unix"
@@ -25,7 +27,7 @@ type NamedImage struct {
 
 // ListImages returns all images, the newest first. Images that cannot be read are reported in the error, beside the
 // rest.
-func (e *Engine) ListImages() ([]NamedImage, error) {
+func (e *Engine) ListImages(context.Context) ([]NamedImage, error) {
 	images, broken := e.images.List()
 	names, err := e.images.Names()
 	if err != nil {
@@ -70,7 +72,23 @@ func (e *Engine) FindImage(query string) (NamedImage, error) {
 
 func (e *Engine) find(query string) (store.Match, error) {
 	canonical, _ := oci.FamiliarName(query)
-	return e.images.Find(query, canonical)
+	match, err := e.images.Find(query, canonical)
+	if fault.KindOf(err) == fault.NotFound {
+		names, _ := e.images.Names()
+		err = fault.New(fault.NotFound, err, suggest(query, shortNames(names), fault.HintOf(err)))
+	}
+	return match, err
+}
+
+// shortNames returns the names of images, each with its last part alone.
+func shortNames(names []store.Name) []string {
+	var all []string
+	for _, name := range names {
+		all = append(all, name.Name, path.Base(name.Name))
+		untagged, _, _ := strings.Cut(path.Base(name.Name), ":")
+		all = append(all, untagged)
+	}
+	return all
 }
 
 // RemoveImage removes what query means: a name alone when the image has others, else the image with it. An image that
@@ -87,10 +105,28 @@ func (e *Engine) RemoveImage(ctx context.Context, query string) (removed string,
 	if match.Name != "" && len(withNames(store.Image{ID: match.ID}, names).Names) > 1 {
 		return match.Name, e.images.Untag(ctx, match.Name)
 	}
+	if err := e.checkUnused(query, match.ID); err != nil {
+		return "", err
+	}
 	if err := e.images.Remove(ctx, match.ID); err != nil {
 		return "", err
 	}
 	return orDefault(match.Name, match.ID), e.pruneLayers(ctx)
+}
+
+// checkUnused refuses to remove an image on whose disk the disk of a VM is built.
+func (e *Engine) checkUnused(query, id string) error {
+	vms, err := e.vms.List()
+	if err != nil {
+		return err // one that cannot be read may need it
+	}
+	for _, vm := range vms {
+		if vm.ImageID == id {
+			err := fmt.Errorf("removing image %q: the VM %q is made of it", query, vm.Name)
+			return fault.New(fault.Conflict, err, "remove the VM first: banger vm rm "+vm.Name)
+		}
+	}
+	return nil
 }
 
 // pruneLayers removes the layers that no image is made of.
@@ -106,6 +142,29 @@ func (e *Engine) pruneLayers(ctx context.Context) error {
 		}
 	}
 	return e.layers.Prune(ctx, func(diffID string) bool { return used[diffID] })
+}
+
+// ImageDetails is all that is known of an image.
+type ImageDetails struct {
+	NamedImage
+	Disk       string     `json:"disk"`   // path of its ext4 file
+	SHA256     string     `json:"sha256"` // of that file, in hex
+	FileSystem FileSystem `json:"file_system"`
+}
+
+// InspectImage returns all that is known of the image that query means. The first call for an image reads all of its
+// disk, as the step Hash.
+func (e *Engine) InspectImage(ctx context.Context, query string) (ImageDetails, error) {
+	image, err := e.FindImage(query)
+	if err != nil {
+		return ImageDetails{}, err
+	}
+	details := ImageDetails{NamedImage: image, Disk: e.DiskOf(image.Image)}
+	if details.FileSystem, err = e.FileSystemOf(image.Image); err != nil {
+		return ImageDetails{}, err
+	}
+	details.SHA256, err = e.SHA256Of(ctx, image.Image)
+	return details, err
 }
 
 // DiskOf returns the path of an image's ext4 file.

@@ -11,9 +11,10 @@ import (
 )
 
 // Monitor is the life of the process that stands behind a VM, see package monitor. It serves first, the connection that
-// started it, and finds programs on path.
-func Monitor(ctx context.Context, first net.Conn, path string, random io.Reader, now func() time.Time) error {
+// started it, and finds programs on path; log
+// is for people.
+func Monitor(ctx context.Context, first net.Conn, path string, log io.Writer, random io.Reader, now func() time.Time) error {
 	return monitor.Serve(ctx, first, monitor.Surroundings{
-		Runner: system.NewCommandRunner(path), Random: random, Now: now,
+		Runner: system.NewCommandRunner(path), Log: log, Random: random, Now: now,
 	})
 }

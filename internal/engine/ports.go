@@ -2,11 +2,30 @@ package engine
 
 import (
 	"context"
-	"errors"
 
-	"github.com/banger-vm/banger/internal/fault"
 	"github.com/banger-vm/banger/internal/port"
+	"github.com/banger-vm/banger/internal/vm/instance"
+	"github.com/banger-vm/banger/internal/vm/monitor"
 )
+
+// AddPorts publishes ports of a VM that runs, as package port writes them: all of them or, on an error, none. The VM
+// keeps them when it is started again.
+func (e *Engine) AddPorts(ctx context.Context, name string, specs []string) ([]port.Published, error) {
+	_, client, err := e.runningClient(ctx, name, "publishing ports of")
+	if err != nil {
+		return nil, err
+	}
+	return client.AddPorts(ctx, specs)
+}
+
+// RemovePorts stops publishing ports of a VM that runs, and returns those that were.
+func (e *Engine) RemovePorts(ctx context.Context, name string, specs []string) ([]port.Published, error) {
+	_, client, err := e.runningClient(ctx, name, "closing ports of")
+	if err != nil {
+		return nil, err
+	}
+	return client.RemovePorts(ctx, specs)
+}
 
 // VMPort is a published port and its VM.
 type VMPort struct {
@@ -14,36 +33,38 @@ type VMPort struct {
 	port.Published
 }
 
-var errNoPorts = errors.New("ports cannot be published yet")
-
-// AddPorts publishes ports of a running VM, as package port writes them, and returns what is open. It publishes all of
-// them, or none.
-func (e *Engine) AddPorts(_ context.Context, vm string, specs []string) ([]port.Published, error) {
-	return e.changePorts(vm, specs)
-}
-
-// RemovePorts stops publishing the ports that specs select, and returns them. Their connections end.
-func (e *Engine) RemovePorts(_ context.Context, vm string, specs []string) ([]port.Published, error) {
-	return e.changePorts(vm, specs)
-}
-
-func (e *Engine) changePorts(vm string, specs []string) ([]port.Published, error) {
-	for _, spec := range specs {
-		if _, err := port.Parse(spec); err != nil {
-			return nil, err
+// Ports returns what a VM publishes, or all VMs when name is empty. One that does not run publishes nothing.
+func (e *Engine) Ports(ctx context.Context, name string) ([]VMPort, error) {
+	vms, err := e.named(ctx, name)
+	ports := []VMPort{}
+	for _, vm := range vms {
+		if vm.Status == nil {
+			continue
+		}
+		for _, p := range vm.Status.Ports {
+			ports = append(ports, VMPort{vm.Name, p})
 		}
 	}
-	if _, err := e.instance(vm); err != nil {
-		return nil, err
-	}
-	return nil, fault.New(fault.Unsupported, errNoPorts, "")
+	return ports, err
 }
 
-// Ports returns the published ports of a VM, or those of all VMs when vm is empty.
-func (e *Engine) Ports(_ context.Context, vm string) ([]VMPort, error) {
-	if vm == "" {
-		return []VMPort{}, nil
+// named returns the VM of that name, or all when it is empty.
+func (e *Engine) named(ctx context.Context, name string) ([]VM, error) {
+	if name == "" {
+		return e.ListVMs(ctx)
 	}
-	_, err := e.instance(vm)
-	return []VMPort{}, err
+	vm, err := e.FindVM(ctx, name)
+	return []VM{vm}, err
+}
+
+// runningClient returns a VM that runs, and the client of its monitor.
+func (e *Engine) runningClient(ctx context.Context, name, doing string) (*instance.Instance, monitor.Client, error) {
+	i, err := e.instance(name)
+	if err != nil {
+		return nil, monitor.Client{}, err
+	}
+	if !i.Runs() {
+		return nil, monitor.Client{}, notRunning(doing, name, e.look(ctx, i).State)
+	}
+	return i, e.client(i), nil
 }

@@ -40,34 +40,58 @@ type RunOptions struct {
 // Run makes a VM, boots it and runs its command. It returns the command's exit code when the VM has ended; a VM that is
 // to be removed is gone then. One that does not come up, or whose command cannot be started, is removed in any case.
 func (e *Engine) Run(ctx context.Context, options RunOptions) (int, error) {
-	options.Terminal, options.Input = options.TTY != nil, options.Stdin != nil
-	i, starting, err := e.create(ctx, options.VMOptions)
-	if err != nil {
+	begun, err := e.Begin(ctx, options.Begin())
+	if err != nil || options.Detach {
 		return 0, err
+	}
+	return Attend(ctx, e, begun, options.Streams)
+}
+
+// Begin returns the part of the options that Engine.Begin takes.
+func (o RunOptions) Begin() BeginOptions {
+	begin := BeginOptions{VMOptions: o.VMOptions, Detach: o.Detach, Size: o.TTY, Created: o.Created}
+	begin.Terminal, begin.Input = o.TTY != nil, o.Stdin != nil
+	return begin
+}
+
+// BeginOptions say what to run in a new VM.
+type BeginOptions struct {
+	VMOptions
+	Detach  bool              `json:"detach,omitempty"`
+	Size    *exec.Size        `json:"size,omitempty"` // of the command's terminal, if it has one
+	Created func(name string) `json:"-"`              // called when the VM has its name
+}
+
+// Begun is a VM that was made and has booted.
+type Begun struct {
+	VM   instance.Config
+	Conn net.Conn // to the VM's command, for Attend; nil where there is none, and where it is left to itself
+}
+
+// Begin makes a VM and boots it, for a caller who is with it to its end (see Attend) or, where it is detached, leaves it
+// when its command runs. One that does not come up is removed.
+func (e *Engine) Begin(ctx context.Context, options BeginOptions) (*Begun, error) {
+	i, starting, err := e.create(ctx, options.VMOptions, true)
+	if err != nil {
+		return nil, err
 	}
 	defer starting.Release()
 	options.Created(i.Name)
 	attached := !options.Detach && i.Workload != nil
-	attachment, err := e.launch(ctx, i, monitor.Start{Attached: attached, Terminal: options.TTY})
+	attachment, err := e.launch(ctx, i, monitor.Start{Attached: attached, Terminal: options.Size})
 	if err != nil {
 		err = e.keepLog(err)
 		starting.Release()
-		return 0, errors.Join(err, e.forget(i))
+		return nil, errors.Join(err, e.discard(context.Background(), i))
 	}
 	starting.Release()
-	switch {
-	case attached:
-		return e.attend(ctx, i, attachment, options.Streams)
-	case options.Detach:
-		return 0, e.leave(ctx, i, attachment)
+	if attached {
+		return &Begun{VM: i.Config, Conn: attachment.Conn()}, nil
 	}
-	return e.watchMachine(ctx, i, attachment, options.Streams)
+	return &Begun{VM: i.Config}, e.leave(ctx, i, attachment)
 }
 
-// forget removes a VM that never came to anything.
-func (e *Engine) forget(i *instance.Instance) error { return e.discard(context.Background(), i) }
-
-// leave waits until the VM's command runs.
+// leave waits until the VM's command runs or, where it has none, until it has booted.
 func (e *Engine) leave(ctx context.Context, i *instance.Instance, a *monitor.Attachment) error {
 	err := a.Started(ctx)
 	var start *monitor.StartError
@@ -75,84 +99,6 @@ func (e *Engine) leave(ctx context.Context, i *instance.Instance, a *monitor.Att
 		_ = e.RemoveVM(context.WithoutCancel(ctx), i.Name, true)
 	}
 	return err
-}
-
-// attend is with the VM's command to its end. When ctx ends, the VM is ended too.
-func (e *Engine) attend(ctx context.Context, i *instance.Instance, a *monitor.Attachment, s Streams) (int, error) {
-	if err := s.Started(); err != nil {
-		return 0, errors.Join(err, e.abandon(i))
-	}
-	code, err := a.Run(ctx, s.Stdin, s.Stdout, s.Stderr, s.Resize, s.Signals)
-	var refused *frame.Refusal
-	switch {
-	case ctx.Err() != nil:
-		return 0, errors.Join(context.Cause(ctx), e.abandon(i))
-	case errors.As(err, &refused) && refused.Reason != monitor.CrashedVM:
-		err = errors.Join(err, e.forget(i))
-	case errors.Is(err, frame.ErrDisconnected):
-		err = e.whyGone(i, err)
-	case err != nil && code < 0:
-		err = errors.Join(err, e.abandon(i)) // nobody takes the output any more
-	}
-	if err != nil {
-		return code, fmt.Errorf("running %q in the VM: %w", strings.Join(i.Workload.Argv, " "), err)
-	}
-	return code, nil
-}
-
-// abandon ends a VM that nobody waits for, and removes it if it is to be removed.
-func (e *Engine) abandon(i *instance.Instance) error {
-	ctx := context.Background()
-	if i.Runs() {
-		if err := e.kill(ctx, i); err != nil {
-			return err
-		}
-	}
-	if i.Remove {
-		return e.discard(ctx, i)
-	}
-	return nil
-}
-
-// whyGone says what became of a VM whose monitor hung up.
-func (e *Engine) whyGone(i *instance.Instance, err error) error {
-	_ = e.unlessEnded(i, "", err) // its end may take a moment
-	last, ran := i.State()
-	switch {
-	case i.Remove:
-		return errors.Join(fmt.Errorf("%w: the VM's monitor was killed", err), e.abandon(i))
-	case ran && last.Error != "":
-		return fmt.Errorf("%w: %s", err, last.Error)
-	}
-	return fmt.Errorf("%w: the VM's monitor was killed", err)
-}
-
-// machineStopLimit is how long a machine that is watched may take to stop when the user has enough.
-const machineStopLimit = 30 * time.Second
-
-// watchMachine shows the console of a VM without a command until it ends. The first signal stops it in good order.
-func (e *Engine) watchMachine(ctx context.Context, i *instance.Instance, a *monitor.Attachment, s Streams) (int, error) {
-	if err := errors.Join(a.Started(ctx), s.Started()); err != nil {
-		return 0, errors.Join(err, e.abandon(i))
-	}
-	go func() {
-		if _, asked := <-s.Signals; asked {
-			_, _ = e.client(i).Stop(ctx, machineStopLimit)
-		}
-	}()
-	ended := func() bool { return !i.Runs() }
-	err := output.Follow(ctx, i.Path(instance.ConsoleLog), output.All, ended, s.Stdout)
-	if ctx.Err() != nil {
-		return 0, errors.Join(context.Cause(ctx), e.abandon(i))
-	}
-	if err != nil {
-		return 0, errors.Join(err, e.abandon(i))
-	}
-	last, ran := i.State()
-	if ran && last.Error != "" {
-		return last.ExitCode, errors.New(last.Error)
-	}
-	return last.ExitCode, nil
 }
 
 // Stream opens a stream to the agent of a VM that runs.
@@ -168,6 +114,9 @@ func (e *Engine) stream(ctx context.Context, i *instance.Instance) (net.Conn, er
 	if !i.Runs() {
 		return nil, notRunning("reaching", i.Name, e.look(ctx, i).State)
 	}
+	if err := e.checkAnswers(ctx, i, "reaching"); err != nil {
+		return nil, err
+	}
 	return e.client(i).Stream(ctx)
 }
 
@@ -179,26 +128,37 @@ type ExecOptions struct {
 
 // Exec runs a command in a VM that runs, and returns its exit code.
 func (e *Engine) Exec(ctx context.Context, name string, options ExecOptions) (int, error) {
-	i, err := e.instance(name)
+	stream, err := e.BeginExec(ctx, name, options.Begin())
 	if err != nil {
 		return 0, err
+	}
+	return AttendExec(ctx, stream, name, options)
+}
+
+// Begin returns the command as BeginExec takes it.
+func (o ExecOptions) Begin() exec.Command {
+	command := o.Command
+	command.TTY, command.Stdin, command.Detach = o.Streams.TTY, o.Streams.Stdin != nil, false
+	return command
+}
+
+// BeginExec asks for a command in a VM that runs. The frames of the connection are the caller's, see AttendExec.
+func (e *Engine) BeginExec(ctx context.Context, name string, command exec.Command) (net.Conn, error) {
+	i, err := e.instance(name)
+	if err != nil {
+		return nil, err
 	}
 	stream, err := e.stream(ctx, i)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	if err := options.Started(); err != nil {
+	stop := context.AfterFunc(ctx, func() { frame.HangUp(stream) })
+	defer stop()
+	if err := exec.Begin(frame.NewWriter(stream), commandIn(i, command)); err != nil {
 		_ = stream.Close()
-		return 0, err
+		return nil, fmt.Errorf("asking the VM %q for a command: %w", name, frame.Cause(ctx, err))
 	}
-	command := commandIn(i, options.Command)
-	command.TTY, command.Stdin = options.Streams.TTY, options.Streams.Stdin != nil
-	s := options.Streams
-	code, err := exec.Run(ctx, stream, command, s.Stdin, s.Stdout, s.Stderr, s.Resize, s.Signals)
-	if err != nil {
-		return code, fmt.Errorf("running %q in the VM %q: %w", strings.Join(command.Argv, " "), name, err)
-	}
-	return code, nil
+	return stream, nil
 }
 
 // commandIn completes a command by what the VM's own has.

@@ -70,27 +70,40 @@ func (e *Engine) ListVMs(ctx context.Context) ([]VM, error) {
 
 // instance returns the VM of that name, or a fault.NotFound that names those that are called alike.
 func (e *Engine) instance(name string) (*instance.Instance, error) {
-	i, err := e.vms.Get(name)
-	if !errors.Is(err, fs.ErrNotExist) {
-		return i, err
+	if name != "" && validVMName(name) { // any other may lead out of the directory of the VMs
+		i, err := e.vms.Get(name)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return i, err
+		}
 	}
 	names, _ := e.vms.Names()
-	err = fmt.Errorf("finding the VM %q: there is none of that name", name)
+	err := fmt.Errorf("finding the VM %q: there is none of that name", name)
 	return nil, fault.New(fault.NotFound, err, suggest(name, names, "`banger vm ls` lists the VMs"))
 }
 
 // look derives the state of a VM from its monitor's lock and, while that is held, from the monitor itself.
 func (e *Engine) look(ctx context.Context, i *instance.Instance) VM {
-	v := VM{Config: i.Config, Dir: i.Dir, State: StateCreated}
+	v := VM{Config: i.Config, Dir: i.Dir}
+	for v.State == "" && i.Runs() {
+		v.Status, v.State = e.ask(ctx, i)
+	}
+	// Only now: the last thing that a monitor does under its lock is to write down what became of the run.
 	if last, ran := i.State(); ran {
 		v.Last = &last
 	}
-	if i.Runs() {
-		v.Status, v.State = e.ask(ctx, i)
-		return v
+	if v.State == "" {
+		v.restingState(i)
 	}
+	return v
+}
+
+// restingState finds the state of a VM that does not run.
+func (v *VM) restingState(i *instance.Instance) {
 	switch {
 	case v.Last == nil:
+		v.State = StateCreated
+	case v.Last.Ended == nil && i.BeingStarted():
+		v.State = string(monitor.Starting)
 	case v.Last.Ended == nil:
 		v.State = StateCrashed
 		v.Last.Reason, v.Last.Error = instance.Crashed, "its monitor was killed"
@@ -101,9 +114,9 @@ func (e *Engine) look(ctx context.Context, i *instance.Instance) VM {
 	default:
 		v.State = StateStopped
 	}
-	return v
 }
 
+// ask asks a monitor how its VM is. The state is empty if it has ended meanwhile.
 func (e *Engine) ask(ctx context.Context, i *instance.Instance) (*monitor.Status, string) {
 	limited, cancel := context.WithTimeout(ctx, statusLimit)
 	defer cancel()
@@ -113,13 +126,35 @@ func (e *Engine) ask(ctx context.Context, i *instance.Instance) (*monitor.Status
 		return &status, string(status.Phase)
 	case limited.Err() != nil:
 		return nil, StateUnknown
+	case !i.Runs():
+		return nil, ""
 	}
 	return nil, string(monitor.Starting) // it has the lock, and no socket yet
 }
 
 // client talks to the monitor of a VM that runs.
 func (e *Engine) client(i *instance.Instance) monitor.Client {
-	return monitor.Client{Name: i.Name, Socket: filepath.Join(e.socketsOf(i), monitor.ControlSocket)}
+	return monitor.Client{Name: i.Name, Socket: filepath.Join(e.currentSockets(i), monitor.ControlSocket)}
+}
+
+// currentSockets is the directory of the sockets of the VM's last run, which may have been started with another runtime
+// directory than this one's.
+func (e *Engine) currentSockets(i *instance.Instance) string {
+	usual := e.socketsOf(i)
+	m, err := i.Monitor()
+	if dir := filepath.Dir(m.Control); err == nil && filepath.IsAbs(dir) && filepath.Base(dir) == filepath.Base(usual) {
+		return dir
+	}
+	return usual
+}
+
+// checkAnswers refuses to wait for a monitor that does not answer.
+func (e *Engine) checkAnswers(ctx context.Context, i *instance.Instance, doing string) error {
+	if _, state := e.ask(ctx, i); state != StateUnknown || ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	err := fmt.Errorf("%s the VM %q: its monitor does not answer", doing, i.Name)
+	return fault.New(fault.Failure, err, "end it: banger vm kill "+i.Name)
 }
 
 // socketsOf is the directory of a VM's sockets. A socket's path has to fit into 108 bytes (unix(7)), so the home, which
@@ -137,7 +172,7 @@ func notRunning(doing, name, state string) error {
 
 // CreateVM makes a VM and does not start it.
 func (e *Engine) CreateVM(ctx context.Context, options VMOptions) (VM, error) {
-	i, starting, err := e.create(ctx, options)
+	i, starting, err := e.create(ctx, options, false)
 	if err != nil {
 		return VM{}, err
 	}
@@ -167,6 +202,9 @@ func (e *Engine) StartVM(ctx context.Context, name string) error {
 func (e *Engine) StopVM(ctx context.Context, name string, limit time.Duration) error {
 	i, err := e.instance(name)
 	if err != nil || !i.Runs() {
+		return err
+	}
+	if err := e.checkAnswers(ctx, i, "stopping"); err != nil {
 		return err
 	}
 	_, err = e.client(i).Stop(ctx, limit)
@@ -280,10 +318,10 @@ func (e *Engine) WaitVM(ctx context.Context, name string) (int, error) {
 func (e *Engine) RemoveVM(ctx context.Context, name string, force bool) error {
 	i, err := e.instance(name)
 	if err != nil {
-		if force && fault.KindOf(err) != fault.NotFound {
-			return e.vms.Clear(name)
+		if !force || fault.KindOf(err) == fault.NotFound {
+			return err
 		}
-		return err
+		i = e.vms.Unread(name)
 	}
 	if i.Runs() {
 		if !force {
@@ -297,25 +335,37 @@ func (e *Engine) RemoveVM(ctx context.Context, name string, force bool) error {
 	return e.discard(ctx, i)
 }
 
+// discardLimit is how long a monitor that ends may take to do so, or somebody who is about to start the VM to fail.
+const discardLimit = 20 * time.Second
+
+var errInUse = errors.New("it runs, or is being started")
+
 // discard removes a VM that does not run.
 func (e *Engine) discard(ctx context.Context, i *instance.Instance) error {
-	starting, err := i.LockStart(ctx)
-	if errors.Is(err, fs.ErrNotExist) {
+	limited, cancel := context.WithTimeoutCause(ctx, discardLimit, errInUse)
+	defer cancel()
+	err := e.discardLocked(limited, i)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return nil // it has removed itself
+	case errors.Is(err, errInUse):
+		err = fault.New(fault.NotRunning, fmt.Errorf("removing the VM %q: %w", i.Name, errInUse), "stop it first, or pass --force")
 	}
+	return err
+}
+
+func (e *Engine) discardLocked(ctx context.Context, i *instance.Instance) error {
+	starting, err := i.LockStart(ctx)
 	if err != nil {
 		return err
 	}
 	defer starting.Release()
 	held, err := i.Lock(ctx)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
 	if err != nil {
 		return err
 	}
 	defer held.Release()
-	_ = os.RemoveAll(e.socketsOf(i))
+	_ = os.RemoveAll(e.currentSockets(i))
 	return i.Discard()
 }
 
@@ -341,7 +391,8 @@ func (e *Engine) sweep(ctx context.Context) {
 	_ = e.vms.Sweep()
 	list, _ := e.vms.List()
 	for _, i := range list {
-		if i.Remove && !i.Runs() && !i.BeingStarted() {
+		_, begun := i.State()
+		if i.Remove && begun && !i.Runs() && !i.BeingStarted() {
 			_ = e.discard(ctx, i)
 		}
 	}
@@ -399,14 +450,14 @@ func (e *Engine) makeRuntimeDir() error {
 	if err := os.MkdirAll(e.config.RuntimeDir, 0o700); err != nil {
 		return fmt.Errorf("making the runtime directory: %w", err)
 	}
-	return checkPrivate(e.config.RuntimeDir)
+	return CheckPrivate(e.config.RuntimeDir)
 }
 
 func (e *Engine) spec(i *instance.Instance, linux *kernel.Kernel) vm.Spec {
 	return vm.Spec{
 		Name: i.Name, Hostname: i.Hostname, Dir: i.Dir, RuntimeDir: e.socketsOf(i),
 		Vmlinuz: linux.Vmlinuz(), Initramfs: i.Path(instance.Initramfs), ModulesImage: linux.ModulesImage(),
-		RootImage: e.images.Disk(i.ImageID), DiskSize: i.DiskSize, Volatile: i.Remove, Init: i.Init,
+		RootImage: e.images.Disk(i.ImageID), DiskSize: i.DiskSize, Volatile: i.Remove, Init: i.Init, SpawnAgent: i.SpawnAgent,
 		CPUs: i.CPUs, MemoryMiB: i.MemoryMiB, Network: i.Network == NetworkUser, BootTimeout: i.BootTimeout,
 	}
 }
@@ -416,16 +467,24 @@ func lockStart(ctx context.Context, dir string) (*lock.Lock, error) {
 	return lock.Acquire(ctx, filepath.Join(dir, instance.StartLock))
 }
 
-// initOf returns the program that becomes process 1, and whether it is systemd, for a choice of VMOptions.Init.
-func initOf(choice, image string) (program string, systemd bool, err error) {
+// boot is how a VM is booted.
+type boot struct {
+	program string // that becomes process 1
+	systemd bool   // it is systemd
+	spawn   bool   // it does not start the agent
+}
+
+// bootOf returns how a VM is booted, for a choice of VMOptions.Init and the init that its image was made for.
+func bootOf(choice, image string) (boot, error) {
+	made := image == string(guest.Systemd) // the agent is a service
 	switch {
 	case choice == "" || choice == InitAuto:
-		return guest.InitPath(guest.Init(image)), image == string(guest.Systemd), nil
+		return boot{program: guest.InitPath(guest.Init(image)), systemd: made}, nil
 	case choice == InitGuest:
-		return guest.InitPath(guest.Guest), false, nil
+		return boot{program: guest.InitPath(guest.Guest)}, nil
 	case filepath.IsAbs(choice):
-		return choice, isInit(choice), nil
+		return boot{program: choice, systemd: isInit(choice), spawn: !made || !isInit(choice)}, nil
 	}
-	err = fmt.Errorf("choosing the init: %q is neither %q, %q nor an absolute path", choice, InitAuto, InitGuest)
-	return "", false, fault.New(fault.Usage, err, "")
+	err := fmt.Errorf("choosing the init: %q is neither %q, %q nor an absolute path", choice, InitAuto, InitGuest)
+	return boot{}, fault.New(fault.Usage, err, "")
 }

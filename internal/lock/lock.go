@@ -23,9 +23,17 @@ type Lock struct {
 
 // Acquire waits until the caller holds the lock on the file at path, or ctx ends. The file and its directory are made
 // if they do not exist.
-func Acquire(ctx context.Context, path string) (*Lock, error) {
+func Acquire(ctx context.Context, path string) (*Lock, error) { return wait(ctx, path, Try) }
+
+// AcquireIn is Acquire for a file of a directory that may be removed while somebody waits for the lock: it is not made
+// anew, but fs.ErrNotExist. The lock is one on the file that is at the path in the end.
+func AcquireIn(ctx context.Context, dir, file string) (*Lock, error) {
+	return wait(ctx, filepath.Join(dir, file), tryCurrent)
+}
+
+func wait(ctx context.Context, path string, try func(string) (*Lock, error)) (*Lock, error) {
 	for {
-		l, err := Try(path)
+		l, err := try(path)
 		if l != nil || err != nil {
 			return l, err
 		}
@@ -42,6 +50,10 @@ func Try(path string) (*Lock, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("making the lock's directory: %w", err)
 	}
+	return try(path)
+}
+
+func try(path string) (*Lock, error) {
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("opening the lock: %w", err)
@@ -55,6 +67,22 @@ func Try(path string) (*Lock, error) {
 		return nil, nil
 	}
 	return nil, fmt.Errorf("locking %q: %w", path, err)
+}
+
+// tryCurrent is try, and nil also for the lock of a file that has been replaced since it was opened.
+func tryCurrent(path string) (*Lock, error) {
+	l, err := try(path)
+	if l == nil || l.isAt(path) {
+		return l, err
+	}
+	l.Release()
+	return nil, nil
+}
+
+func (l *Lock) isAt(path string) bool {
+	mine, err := l.file.Stat()
+	current, statErr := os.Stat(path)
+	return err == nil && statErr == nil && os.SameFile(mine, current)
 }
 
 // Held reports whether a living process holds the lock. It does not get in anybody's way: who waits for the lock waits no

@@ -3,6 +3,7 @@ package lock
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -35,6 +36,46 @@ func TestSecondWaits(t *testing.T) {
 	first.Release()
 	if err := <-got; err != nil {
 		t.Errorf("after the release: %v", err)
+	}
+}
+
+// TestDirectoryIsRemoved: who waits for a lock in a directory that is removed learns of it, and does not make it anew.
+func TestDirectoryIsRemoved(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "dir")
+	for _, replaced := range []bool{false, true} {
+		first, err := Acquire(t.Context(), filepath.Join(dir, "lock"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		type result struct {
+			*Lock
+			error
+		}
+		got := make(chan result)
+		go func() {
+			l, err := AcquireIn(t.Context(), dir, "lock")
+			got <- result{l, err}
+		}()
+		time.Sleep(2 * poll)
+		if err := os.RemoveAll(dir); err != nil {
+			t.Fatal(err)
+		}
+		if replaced {
+			if err := errors.Join(os.Mkdir(dir, 0o700), os.WriteFile(filepath.Join(dir, "lock"), nil, 0o600)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		first.Release()
+		second := <-got
+		switch {
+		case replaced && (second.error != nil || !Held(filepath.Join(dir, "lock"))):
+			t.Errorf("a directory that was replaced: got (%v, %v), want a lock on the new file", second.Lock, second.error)
+		case !replaced && !errors.Is(second.error, fs.ErrNotExist):
+			t.Errorf("a directory that was removed: got (%v, %v), want fs.ErrNotExist", second.Lock, second.error)
+		}
+		if _, err := os.Stat(dir); replaced != (err == nil) {
+			t.Errorf("replaced %v: the directory is there: %v", replaced, err == nil)
+		}
 	}
 }
 

@@ -49,7 +49,7 @@ func (r *CommandRunner) Start(ctx context.Context, c Command, stdout, stderr io.
 	return p, nil
 }
 
-// PID returns the process id.
+// PID returns the process id. It may be another process's once Done is closed.
 func (p *Process) PID() int { return p.pid }
 
 // Done is closed when the process has ended and its output is complete.

@@ -36,6 +36,9 @@ func (s Spec) CommandLine(magic [16]byte, tscKHz int) []string {
 	if s.Hostname != "" {
 		line = append(line, "banger.hostname="+s.Hostname)
 	}
+	if s.SpawnAgent {
+		line = append(line, "banger.spawn")
+	}
 	if s.DiskSize != 0 {
 		line = append(line, "banger.grow")
 	}

@@ -42,6 +42,7 @@ type Spec struct {
 	Volatile     bool   // the root disk is as short-lived as the machine: a power cut of the host may lose it
 	ModulesImage string // ext4 that /lib/modules shows; "" is none
 	Init         string // program of the root that becomes process 1
+	SpawnAgent   bool   // Init does not start the agent: the initramfs does
 
 	CPUs        int
 	MemoryMiB   int

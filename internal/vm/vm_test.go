@@ -12,7 +12,7 @@ import (
 func validSpec() Spec {
 	return Spec{
 		Name: "web-1", Dir: "/vms/web-1", RuntimeDir: "/run/banger/1", Vmlinuz: "/k/vmlinuz", Initramfs: "/k/initramfs",
-		RootImage: "/i/rootfs.ext4", ModulesImage: "/k/modules.ext4", Init: "/sbin/init", CPUs: 1,
+		RootImage: "/i/rootfs.ext4", ModulesImage: "/k/modules.ext4", Init: "/sbin/init", SpawnAgent: true, CPUs: 1,
 		MemoryMiB: MinMemoryMiB, DiskSize: 20 << 30, Hostname: "web-1.example", Network: true, BootTimeout: time.Second,
 	}
 }
@@ -74,16 +74,16 @@ func TestCommandLine(t *testing.T) {
 	for _, want := range []string{
 		"console=ttyS0", "panic=-1", "reboot=t", "banger.init=/sbin/init", "banger.hostname=web-1.example",
 		"banger.magic=ab000000000000000000000000000001", "banger.net=10.0.2.15/24,10.0.2.2,10.0.2.3",
-		"tsc_early_khz=2600000", "banger.grow",
+		"tsc_early_khz=2600000", "banger.grow", "banger.spawn",
 	} {
 		if !slices.Contains(full, want) {
 			t.Errorf("the command line %q lacks %q", full, want)
 		}
 	}
 	spec := validSpec()
-	spec.Hostname, spec.Network, spec.DiskSize = "", false, 0
+	spec.Hostname, spec.Network, spec.DiskSize, spec.SpawnAgent = "", false, 0, false
 	for _, word := range spec.CommandLine(magic, 0) {
-		for _, unwanted := range []string{"banger.hostname", "banger.net", "banger.grow", "tsc"} {
+		for _, unwanted := range []string{"banger.hostname", "banger.net", "banger.grow", "banger.spawn", "tsc"} {
 			if strings.HasPrefix(word, unwanted) {
 				t.Errorf("the command line has %q, which was not asked for", word)
 			}

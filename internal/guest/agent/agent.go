@@ -29,6 +29,7 @@ import (
 
 	"github.com/banger-vm/banger/internal/guest/channel"
 	"github.com/banger-vm/banger/internal/guest/exec"
+	"github.com/banger-vm/banger/internal/guest/files"
 	"github.com/banger-vm/banger/internal/guest/forward"
 	"github.com/banger-vm/banger/internal/guest/frame"
 	"github.com/banger-vm/banger/internal/guest/machine"
@@ -52,6 +53,8 @@ func Main(args []string, pid int) int {
 		role = args[1]
 	}
 	switch {
+	case isModprobe(args):
+		return modprobe(args)
 	case pid == 1 && role != "init" && exists(moduleList):
 		runInitramfs()
 	case pid == 1:
@@ -110,8 +113,9 @@ func router(out console) frame.Router {
 	all := frame.Router{}
 	for _, service := range []frame.Router{
 		newGuest(out).Handlers(),
-		machine.NewGuest().Handlers(),
+		files.Handlers(),
 		forward.Handlers(),
+		machine.NewGuest().Handlers(),
 	} {
 		maps.Copy(all, service)
 	}
@@ -213,8 +217,20 @@ func (k initKind) poweroff() error {
 	case initSystemd:
 		return syscall.Kill(1, signalPoweroff)
 	}
+	return powerOffBeside()
+}
+
+// otherLimit is how long processes have to end by themselves where process 1 is an init that banger does not know, which
+// may start them again.
+const otherLimit = 2 * time.Second
+
+// powerOffBeside powers the VM off without process 1, which knows nothing of it: every process is asked to end, and the
+// root is left clean.
+func powerOffBeside() error {
+	_ = syscall.Kill(-1, syscall.SIGTERM) // all but process 1 and this one (kill(2))
+	time.Sleep(otherLimit)
 	unix.Sync()
-	return unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+	return errors.Join(freezeRoot("/"), unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF))
 }
 
 // waitForSystemd returns when systemd has no more jobs of the boot, however they went. Versions before 240 do not know

@@ -79,6 +79,7 @@ func TestParseCommandLine(t *testing.T) {
 		{"a banger.init=/sbin/init  banger.hostname=vm banger.net=1,2,3 banger.magic=00ff\n", commandLine{init: "/sbin/init", hostname: "vm", net: "1,2,3", magic: "00ff"}},
 		{"banger.init=/a=b banger.init=/c=d", commandLine{init: "/c=d"}},
 		{"banger.init=/a banger.grow", commandLine{init: "/a", grow: true}},
+		{"banger.init=/a banger.spawn", commandLine{init: "/a", spawn: true}},
 		{"banger.grown banger.initx=/a xbanger.init=/b banger.magic", commandLine{}},
 	}
 	for _, test := range tests {
@@ -117,7 +118,7 @@ func TestHosts(t *testing.T) {
 	for _, test := range []struct {
 		net  network
 		want string
-	}{{n, "10.0.2.15\tvm\n"}, {network{}, "127.0.1.1\tvm\n"}} {
+	}{{n, "\n10.0.2.15\tvm\n10.0.2.2\thost.banger.internal\n"}, {network{}, "\n127.0.1.1\tvm\n"}} {
 		if got := hosts("vm", test.net); !strings.HasSuffix(got, test.want) || !strings.HasPrefix(got, "127.0.0.1\tlocalhost\n") {
 			t.Errorf("with the network %v got %q, want localhost first and %q last", test.net, got, test.want)
 		}
@@ -193,13 +194,20 @@ devtmpfs /dev devtmpfs rw 0 0
 tmpfs /dev/shm tmpfs rw 0 0
 /dev/vdb /lib/modules ext4 ro 0 0
 cgroup2 /sys/fs/cgroup cgroup2 rw 0 0
-tmpfs /mnt/with\040blank\134 tmpfs rw 0 0
-tmpfs /devices tmpfs rw 0 0
+overlay /mnt/with\040blank\134 overlay rw 0 0
+tmpfs /run tmpfs rw 0 0
+rootfs /usr/lib/banger/banger-guest rootfs rw 0 0
+/dev/vdc /devices ext4 rw 0 0
+server:/x /mnt/far nfs4 rw 0 0
+files /mnt/sshfs fuse.sshfs rw 0 0
+/dev/sda /mnt/near fuseblk rw 0 0
 broken
 `
-	want := []string{"/devices", `/mnt/with blank\`, "/lib/modules"}
+	want := []mountpoint{
+		{"/mnt/near", false}, {"/mnt/sshfs", true}, {"/mnt/far", true}, {"/devices", false}, {`/mnt/with blank\`, false}, {"/lib/modules", false},
+	}
 	if got := unmountOrder(mounts); !slices.Equal(got, want) {
-		t.Errorf("got %q, want %q", got, want)
+		t.Errorf("got %v, want %v", got, want)
 	}
 }
 

@@ -14,6 +14,7 @@ type commandLine struct {
 	net      string // banger.net
 	magic    string // banger.magic
 	grow     bool   // banger.grow
+	spawn    bool   // banger.spawn
 }
 
 // readCommandLine reads a file such as /proc/cmdline.
@@ -41,6 +42,8 @@ func parseCommandLine(text string) commandLine {
 			c.magic = value
 		case "banger.grow":
 			c.grow = true
+		case "banger.spawn":
+			c.spawn = true
 		}
 	}
 	return c

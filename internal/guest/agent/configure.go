@@ -97,7 +97,11 @@ func setFiles(hostname string, n network) error {
 	return errors.Join(failed...)
 }
 
-// hosts returns docker's /etc/hosts for a host of that name.
+// hostName is what the guest may call the host.
+const hostName = "host.banger.internal"
+
+// hosts returns docker's /etc/hosts for a guest of that name. With a network it also has a name for the host: connections
+// to the gateway of QEMU's user network reach the host's loopback address.
 func hosts(hostname string, n network) string {
 	var b strings.Builder
 	b.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n")
@@ -106,6 +110,9 @@ func hosts(hostname string, n network) string {
 		own = n.address.Addr().String()
 	}
 	b.WriteString(own + "\t" + hostname + "\n")
+	if n.gateway.IsValid() {
+		b.WriteString(n.gateway.String() + "\t" + hostName + "\n")
+	}
 	return b.String()
 }
 

@@ -2,11 +2,8 @@ package agent
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"os/signal"
-	"slices"
-	"strings"
 	"syscall"
 	"time"
 
@@ -14,11 +11,6 @@ import (
 )
 
 const (
-	// termLimit is how long processes have to end by themselves at a shutdown, killLimit how long the kernel may take
-	// to end the rest.
-	termLimit = 5 * time.Second
-	killLimit = 2 * time.Second
-
 	// minBackoff and maxBackoff bound the wait before an agent that ended is started again.
 	minBackoff = 50 * time.Millisecond
 	maxBackoff = 5 * time.Second
@@ -35,17 +27,21 @@ func runInit() {
 	go reap(s.ended)
 	s.run(signals)
 	s.endProcesses()
-	for _, err := range unmountAll() {
+	for _, err := range leaveDisks() {
 		out.say("%v", err)
 	}
 	powerOff()
 }
 
-// prepare mounts what programs expect. The kernel delivers Ctrl-Alt-Del as SIGINT instead of restarting at once.
+// prepare sets up what programs expect of a machine, and container engines most of all. The kernel delivers Ctrl-Alt-Del
+// as SIGINT instead of restarting at once.
 func prepare(out console) {
 	early := mountAll("/", earlyMounts())
 	adopted := adoptConsole("/dev/console")
-	for _, err := range []error{early, adopted, mountAll("/", initMounts()), linkDevices("/dev")} {
+	for _, err := range []error{
+		early, adopted, mountRun("/"), mountAll("/", initMounts()), shareMounts(), linkDevices("/dev"),
+		prepareModules(), delegate(cgroupRoot), setLimits(),
+	} {
 		if err != nil {
 			out.say("%v", err)
 		}
@@ -132,77 +128,4 @@ func (s *supervisor) pause() time.Duration {
 	pause := s.backoff
 	s.backoff = min(2*s.backoff, maxBackoff)
 	return pause
-}
-
-// endProcesses asks every process to end, and kills those that do not.
-func (s *supervisor) endProcesses() {
-	_ = syscall.Kill(-1, syscall.SIGTERM)
-	// A shell in the foreground ignores SIGTERM and ends at a hangup.
-	_ = syscall.Kill(-1, syscall.SIGHUP)
-	_ = syscall.Kill(-1, syscall.SIGCONT)
-	if s.waitForAll(termLimit) {
-		return
-	}
-	_ = syscall.Kill(-1, syscall.SIGKILL)
-	s.waitForAll(killLimit)
-}
-
-// waitForAll waits until no process is left: every one is a child of process 1 or becomes one.
-func (s *supervisor) waitForAll(limit time.Duration) bool {
-	end := time.After(limit)
-	for {
-		select {
-		case pid := <-s.ended:
-			if pid == noChildren {
-				return true
-			}
-		case <-end:
-			return false
-		}
-	}
-}
-
-// unmountAll writes everything to the disks: it unmounts what it can, the last mounted first, and makes the root
-// read-only.
-func unmountAll() []error {
-	unix.Sync()
-	text, err := os.ReadFile("/proc/self/mounts")
-	if err != nil {
-		return []error{fmt.Errorf("listing the mounts: %w", err)}
-	}
-	var failed []error
-	for _, target := range unmountOrder(string(text)) {
-		if err := unix.Unmount(target, unix.MNT_DETACH); err != nil {
-			failed = append(failed, fmt.Errorf("unmounting %q: %w", target, err))
-		}
-	}
-	if err := unix.Mount("", "/", "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
-		failed = append(failed, fmt.Errorf("making the root read-only: %w", err))
-	}
-	return failed
-}
-
-// unmountOrder returns the places in a text like /proc/self/mounts, the last mounted first, without the root and the
-// kernel's own file systems, which have nothing to write.
-func unmountOrder(mounts string) []string {
-	var targets []string
-	for line := range strings.Lines(mounts) {
-		fields := strings.Fields(line)
-		if len(fields) < 2 {
-			continue
-		}
-		target := unescape(fields[1])
-		first, _, _ := strings.Cut(strings.TrimPrefix(target, "/"), "/")
-		if target != "/" && first != "proc" && first != "sys" && first != "dev" {
-			targets = append(targets, target)
-		}
-	}
-	slices.Reverse(targets)
-	return targets
-}
-
-// unescape undoes the octal escapes that the kernel writes for blanks, newlines and backslashes (fs/proc_namespace.c,
-// mangle).
-func unescape(s string) string {
-	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`, `\043`, "#").Replace(s)
 }

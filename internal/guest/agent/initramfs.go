@@ -15,6 +15,8 @@ import (
 const (
 	// moduleList names the modules to load, and marks an initramfs of banger's.
 	moduleList = "/banger/modules.list"
+	// initramfsProgram is this program in the initramfs.
+	initramfsProgram = "/init"
 	// newRoot is where the root disk is mounted before it becomes the root.
 	newRoot = "/root"
 	// diskLimit is how long the kernel may take to find the root disk.
@@ -66,9 +68,18 @@ func handOver(out console) error {
 	if line.hostname != "" {
 		_ = unix.Sethostname([]byte(line.hostname)) // the agent does it again, and says why it fails
 	}
+	kept, err := renew(initramfsProgram, newRoot)
+	if err != nil {
+		out.say("%v", err)
+	}
 	out.step("handover")
-	if err := switchRoot(); err != nil {
+	if err := switchRoot(kept); err != nil {
 		return err
+	}
+	if line.spawn {
+		if err := spawnAgent(); err != nil {
+			return err
+		}
 	}
 	argv := []string{line.init}
 	if line.init == agentPath {
@@ -76,6 +87,17 @@ func handOver(out console) error {
 	}
 	err = unix.Exec(line.init, argv, os.Environ())
 	return fmt.Errorf("starting the init %q of the image: %w", line.init, err)
+}
+
+// spawnAgent starts the agent as a child of process 1, for an init that knows nothing of it. Nobody starts it again.
+func spawnAgent() error {
+	process, err := os.StartProcess(agentPath, []string{agentPath, "agent"}, &os.ProcAttr{
+		Env: os.Environ(), Files: []*os.File{os.Stdin, os.Stdout, os.Stderr}, Sys: &syscall.SysProcAttr{Setsid: true},
+	})
+	if err != nil {
+		return fmt.Errorf("starting the agent beside the image's init: %w", err)
+	}
+	return process.Release()
 }
 
 // loadModules loads the listed modules in their order. One that does not load is reported: what matters is whether the
@@ -183,8 +205,8 @@ func mountModules(device, root string) error {
 }
 
 // switchRoot makes newRoot the root and frees the initramfs (Documentation/filesystems/ramfs-rootfs-initramfs.rst: it
-// can neither be unmounted nor pivoted away).
-func switchRoot() error {
+// can neither be unmounted nor pivoted away), but for this program if it is kept.
+func switchRoot(kept bool) error {
 	for _, m := range earlyMounts() {
 		target := newRoot + m.target
 		if err := os.MkdirAll(target, m.dirMode); err != nil {
@@ -197,7 +219,7 @@ func switchRoot() error {
 	if err := os.Chdir(newRoot); err != nil {
 		return fmt.Errorf("entering the root disk: %w", err)
 	}
-	removeInitramfs()
+	removeInitramfs(kept)
 	if err := unix.Mount(".", "/", "", unix.MS_MOVE, ""); err != nil {
 		return fmt.Errorf("moving the root disk to /: %w", err)
 	}
@@ -208,7 +230,7 @@ func switchRoot() error {
 }
 
 // removeInitramfs gives the initramfs's memory back. It leaves everything alone if / is not the initramfs.
-func removeInitramfs() {
+func removeInitramfs(kept bool) {
 	if !exists(moduleList) {
 		return
 	}
@@ -220,6 +242,9 @@ func removeInitramfs() {
 	for _, e := range entries {
 		var st syscall.Stat_t
 		path := "/" + e.Name()
+		if kept && path == initramfsProgram {
+			continue
+		}
 		if syscall.Lstat(path, &st) == nil && st.Dev == root.Dev {
 			_ = os.RemoveAll(path)
 		}

@@ -29,8 +29,7 @@ func earlyMounts() []mount {
 	}
 }
 
-// initMounts are what every program may expect, beside the early ones. /run and /tmp are the image's own, as with
-// docker: images keep directories there that their programs need.
+// initMounts are what every program may expect, beside the early ones and /run. /tmp is the image's own, as with docker.
 func initMounts() []mount {
 	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
 	return []mount{
@@ -38,9 +37,17 @@ func initMounts() []mount {
 		{"/dev/pts", "devpts", unix.MS_NOSUID | unix.MS_NOEXEC, "gid=5,mode=620,ptmxmode=666", 0o755},
 		{"/dev/shm", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=1777", 0o1777},
 		{"/dev/mqueue", "mqueue", flags, "", 0o755},
-		{"/sys/fs/cgroup", "cgroup2", flags, "nsdelegate", 0o755},
-		{runtimeDir, "tmpfs", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, "mode=755", 0o755},
+		{cgroupRoot, "cgroup2", flags, "nsdelegate", 0o755},
 	}
+}
+
+// shareMounts makes every mount shared, as systemd does: what is mounted then appears in the mount namespaces that are
+// made later, which container engines need for their volumes.
+func shareMounts() error {
+	if err := unix.Mount("", "/", "", unix.MS_SHARED|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("sharing the mounts: %w", err)
+	}
+	return nil
 }
 
 // mountAll mounts what is in the table below root, and makes the directories that are missing. It goes on after an

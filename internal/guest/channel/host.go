@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/yamux"
@@ -29,6 +30,8 @@ type Session struct {
 	input  *io.PipeWriter
 	output *io.PipeReader
 	once   sync.Once
+
+	received atomic.Uint64
 }
 
 // Dial begins a session with the agent at the other end of conn, which is the socket of the VMM's virtio-serial port.
@@ -108,6 +111,7 @@ func (s *Session) demultiplex() error {
 	var rules filter
 	for {
 		n, err := s.conn.Read(buffer)
+		s.received.Add(uint64(n))
 		for piece := buffer[:n]; len(piece) > 0; {
 			data, r, rest, found := scan.next(piece)
 			if open && len(data) > 0 {
@@ -157,6 +161,9 @@ func (s *Session) Open(ctx context.Context) (net.Conn, error) {
 		return nil, fmt.Errorf("opening a stream to the guest: %w", context.Cause(ctx))
 	}
 }
+
+// Received returns how many bytes have come from the guest: a number that grows is a sign of life.
+func (s *Session) Received() uint64 { return s.received.Load() }
 
 // Done is closed when the session has ended, by Close or because the other side is gone.
 func (s *Session) Done() <-chan struct{} { return s.mux.CloseChan() }

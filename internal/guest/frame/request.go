@@ -31,6 +31,8 @@ const (
 	BadDirectory  Reason = "directory"      // the working directory cannot be made or entered
 	Refused       Reason = "refused"        // the agent does not understand the request
 	Failed        Reason = "failed"         // the agent could not do it
+	Conflict      Reason = "conflict"       // something else has the name
+	NoSpace       Reason = "no-space"       // the guest's disk is full
 )
 
 // Refusal is a request that the agent did not carry out, in the agent's words.
@@ -97,6 +99,11 @@ func ask(stream net.Conn, do string, args, reply any) error {
 	if err := Begin(NewWriter(stream), do, args); err != nil {
 		return err
 	}
+	return ReadReply(stream, reply)
+}
+
+// ReadReply decodes the reply that comes next, or returns the *Refusal.
+func ReadReply(stream io.Reader, reply any) error {
 	f, err := Read(stream)
 	switch {
 	case err != nil:

@@ -50,9 +50,10 @@ type Config struct {
 	MemoryMiB   int           `json:"memory_mib"`
 	DiskSize    int64         `json:"disk_size,omitempty"` // bytes; 0 is the image's size
 	Hostname    string        `json:"hostname"`
-	Network     string        `json:"network"` // "user" or "none"
-	Init        string        `json:"init"`    // program of the root that becomes process 1
-	Systemd     bool          `json:"systemd"` // that program is systemd, which takes a while to start everything
+	Network     string        `json:"network"`               // "user" or "none"
+	Init        string        `json:"init"`                  // program of the root that becomes process 1
+	Systemd     bool          `json:"systemd"`               // that program is systemd, which takes a while to start everything
+	SpawnAgent  bool          `json:"spawn_agent,omitempty"` // that program does not start the agent
 	BootTimeout time.Duration `json:"boot_timeout"`
 	Ports       []string      `json:"ports,omitempty"` // published, as package port writes them
 
@@ -138,7 +139,8 @@ func (i *Instance) SetConfig(c Config) error {
 // Monitor returns where the monitor is.
 func (i *Instance) Monitor() (Monitor, error) {
 	var m Monitor
-	return m, jsonfile.Read(i.Path(MonitorFile), &m)
+	err := jsonfile.Read(i.Path(MonitorFile), &m)
+	return m, err
 }
 
 // SetMonitor says where the monitor is.
@@ -156,15 +158,8 @@ func (i *Instance) LockStart(ctx context.Context) (*lock.Lock, error) {
 }
 
 func (i *Instance) acquire(ctx context.Context, file string) (*lock.Lock, error) {
-	if _, err := os.Stat(i.Path(ConfigFile)); err != nil {
-		return nil, fmt.Errorf("locking the VM %q: %w", i.Name, err) // the lock would make the directory anew
-	}
-	held, err := lock.Acquire(ctx, i.Path(file))
+	held, err := lock.AcquireIn(ctx, i.Dir, file)
 	if err != nil {
-		return nil, err
-	}
-	if _, err := os.Stat(i.Path(ConfigFile)); err != nil {
-		held.Release()
 		return nil, fmt.Errorf("locking the VM %q: %w", i.Name, err)
 	}
 	return held, nil
@@ -198,9 +193,9 @@ func (i *Instance) Discard() error {
 	return nil
 }
 
-// Clear removes the directory of a VM whose configuration cannot be read.
-func (s *Store) Clear(name string) error {
-	return (&Instance{Config: Config{Name: name}, Dir: s.Path(name)}).Discard()
+// Unread returns the VM of that name without its configuration, to remove one whose configuration cannot be read.
+func (s *Store) Unread(name string) *Instance {
+	return &Instance{Config: Config{Name: name}, Dir: s.Path(name)}
 }
 
 // Sweep removes what was left when a removal was killed.
@@ -250,13 +245,20 @@ func NameTaken(name string) error {
 	return fault.New(fault.Conflict, err, "choose another --name, or remove it: banger vm rm "+name)
 }
 
-// Get returns the VM of that name. One that does not exist wraps fs.ErrNotExist.
+// Get returns the VM of that name. One that does not exist wraps fs.ErrNotExist, and one whose configuration cannot be
+// read is a fault.Corrupt.
 func (s *Store) Get(name string) (*Instance, error) {
 	i := &Instance{Dir: s.Path(name)}
-	if err := jsonfile.Read(i.Path(ConfigFile), &i.Config); err != nil {
-		if _, missing := os.Stat(i.Dir); missing == nil && !errors.Is(err, fs.ErrNotExist) {
-			err = fault.New(fault.Corrupt, err, "remove the VM: banger vm rm "+name)
+	err := jsonfile.Read(i.Path(ConfigFile), &i.Config)
+	if _, missing := os.Stat(i.Dir); err != nil && missing == nil {
+		i.Config = Config{}
+		err = jsonfile.Read(i.Path(ConfigFile), &i.Config) // it may have been made just now
+		if err != nil {
+			// Without %w where it is missing: the name is taken all the same.
+			err = fault.New(fault.Corrupt, errors.New(err.Error()), "remove the VM: banger vm rm --force "+name)
 		}
+	}
+	if err != nil {
 		return nil, fmt.Errorf("reading the VM %q: %w", name, err)
 	}
 	if i.Schema != Schema {

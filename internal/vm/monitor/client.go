@@ -4,12 +4,16 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
+	"syscall"
 	"time"
 
 	"github.com/banger-vm/banger/internal/fault"
 	"github.com/banger-vm/banger/internal/guest/frame"
+	"github.com/banger-vm/banger/internal/port"
 	"github.com/banger-vm/banger/internal/vm/instance"
 )
 
@@ -24,6 +28,9 @@ func (c Client) Status(ctx context.Context) (Status, error) {
 	a, err := c.ask(ctx, request{Do: doStatus})
 	if err != nil {
 		return Status{}, err
+	}
+	if a.Status == nil {
+		return Status{}, c.strange()
 	}
 	return *a.Status, nil
 }
@@ -49,12 +56,32 @@ func (c Client) Signal(ctx context.Context, number int) error {
 	return err
 }
 
+// AddPorts publishes ports: all of them or, on an error, none.
+func (c Client) AddPorts(ctx context.Context, specs []string) ([]port.Published, error) {
+	a, err := c.ask(ctx, request{Do: doPorts, Add: specs})
+	return a.Ports, err
+}
+
+// RemovePorts stops publishing ports, and returns those that were.
+func (c Client) RemovePorts(ctx context.Context, specs []string) ([]port.Published, error) {
+	a, err := c.ask(ctx, request{Do: doPorts, Remove: specs})
+	return a.Ports, err
+}
+
 func (c Client) end(ctx context.Context, r request) (instance.State, error) {
 	a, err := c.ask(ctx, r)
 	if err != nil {
 		return instance.State{}, err
 	}
+	if a.State == nil {
+		return instance.State{}, c.strange()
+	}
 	return *a.State, nil
+}
+
+// strange is the error for an answer to another question.
+func (c Client) strange() error {
+	return fmt.Errorf("asking the monitor of the VM %q: it gave an answer of another version of banger", c.Name)
 }
 
 // Stream opens a stream to the guest's agent.
@@ -71,13 +98,21 @@ func (c Client) Stream(ctx context.Context) (net.Conn, error) {
 	return conn, nil
 }
 
+// dialLimit is how long a monitor that has just been started may take to listen.
+const dialLimit = time.Second
+
 func (c Client) dial(ctx context.Context) (net.Conn, error) {
 	var dialer net.Dialer
-	conn, err := dialer.DialContext(ctx, "unix", c.Socket)
-	if err != nil {
-		return nil, fmt.Errorf("reaching the monitor of the VM %q: %w", c.Name, err)
+	for deadline := time.Now().Add(dialLimit); ; time.Sleep(dialLimit / 100) {
+		conn, err := dialer.DialContext(ctx, "unix", c.Socket)
+		if err == nil {
+			return conn, nil
+		}
+		absent := errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)
+		if !absent || time.Now().After(deadline) || ctx.Err() != nil {
+			return nil, fmt.Errorf("reaching the monitor of the VM %q: %w", c.Name, err)
+		}
 	}
-	return conn, nil
 }
 
 func (c Client) ask(ctx context.Context, r request) (answer, error) {

@@ -71,6 +71,12 @@ type Attachment struct {
 	from *lines
 }
 
+// Attached returns the Attachment of a connection that Conn gave away, perhaps in another process.
+func Attached(conn net.Conn) *Attachment { return &Attachment{conn: conn, from: &lines{conn: conn}} }
+
+// Conn gives the connection away, which carries the frames of the VM's command if somebody is attached to that.
+func (a *Attachment) Conn() net.Conn { return a.conn }
+
 // Started waits until the VM's command runs, and leaves it to itself.
 func (a *Attachment) Started(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { frame.HangUp(a.conn) })

@@ -17,7 +17,9 @@ import (
 	"github.com/banger-vm/banger/internal/fault"
 	"github.com/banger-vm/banger/internal/fsync"
 	"github.com/banger-vm/banger/internal/guest/exec"
+	"github.com/banger-vm/banger/internal/guest/frame"
 	"github.com/banger-vm/banger/internal/lock"
+	"github.com/banger-vm/banger/internal/port"
 	"github.com/banger-vm/banger/internal/system"
 	"github.com/banger-vm/banger/internal/vm/instance"
 	"github.com/banger-vm/banger/internal/vm/output"
@@ -31,6 +33,8 @@ const (
 	commandLimit = 10 * time.Second
 	// lockLimit is how long the monitor waits for its own lock.
 	lockLimit = 2 * time.Second
+	// crashLimit is how long the machine may take to end after its agent is gone, if that was because of its end.
+	crashLimit = 5 * time.Second
 	// farewellLimit is how long the last answers may take.
 	farewellLimit = time.Second
 )
@@ -47,6 +51,7 @@ const ControlSocket = "control.sock"
 // Surroundings are what a monitor needs of its process.
 type Surroundings struct {
 	Runner *system.CommandRunner
+	Log    io.Writer // what people read who want to know what happened
 	Random io.Reader
 	Now    func() time.Time
 }
@@ -83,6 +88,7 @@ type monitor struct {
 	lock     *lock.Lock
 	control  net.Listener
 	log      *output.Writer
+	ports    *port.Set
 	clients  sync.WaitGroup // connections that wait for the end
 
 	booted chan struct{}      // closed when the machine has booted, or never will
@@ -90,11 +96,14 @@ type monitor struct {
 	done   chan struct{}      // closed when state is final
 	cut    context.CancelCauseFunc
 
+	portChange sync.Mutex // held while ports and configuration change together
+
 	mu       sync.Mutex
 	status   Status
 	machine  *qemu.Machine   // nil until it has booted
 	workload *workload       // nil until it is asked for
 	reason   instance.Reason // the first one that somebody gives
+	exited   bool            // the command has ended, with the exit code of state
 	state    instance.State
 }
 
@@ -126,11 +135,11 @@ func (m *monitor) live(ctx context.Context, first net.Conn) error {
 	m.cut = cut
 	err := m.open()
 	if err == nil {
-		go m.serve()
+		go m.serve(m.control)
 		go m.obeySignals(ctx)
 		err = m.run(life, first)
 	} else {
-		m.state.Reason = instance.Failed
+		m.setReason(instance.Failed)
 	}
 	m.finish(err)
 	if err != nil {
@@ -141,26 +150,42 @@ func (m *monitor) live(ctx context.Context, first net.Conn) error {
 
 // open makes what others find the monitor by.
 func (m *monitor) open() error {
-	dir := m.start.Spec.RuntimeDir
-	if err := os.RemoveAll(dir); err != nil { // of a monitor that was killed
+	if err := os.RemoveAll(m.start.Spec.RuntimeDir); err != nil { // of a monitor that was killed
 		return fmt.Errorf("making the runtime directory: %w", err)
 	}
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return fmt.Errorf("making the runtime directory: %w", err)
-	}
-	socket := filepath.Join(dir, ControlSocket)
-	control, err := net.Listen("unix", socket)
+	control, err := m.listen()
 	if err != nil {
-		return fmt.Errorf("making the control socket: %w", err)
+		return err
 	}
 	m.control = control
+	if err := m.publish(); err != nil {
+		return err
+	}
 	if m.log, err = output.NewWriter(m.instance.Path(instance.OutputLog), output.Limit, m.Now); err != nil {
 		return err
 	}
 	console := m.instance.Path(instance.ConsoleLog)
 	_ = os.Rename(console, console+".1")
-	return errors.Join(os.Chmod(socket, 0o600), m.instance.SetState(m.state),
-		m.instance.SetMonitor(instance.Monitor{PID: os.Getpid(), Control: socket}))
+	return errors.Join(m.instance.SetState(m.state),
+		m.instance.SetMonitor(instance.Monitor{PID: os.Getpid(), Control: control.Addr().String()}))
+}
+
+// listen makes the control socket, which nobody else can reach.
+func (m *monitor) listen() (net.Listener, error) {
+	dir := m.start.Spec.RuntimeDir
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("making the runtime directory: %w", err)
+	}
+	socket := filepath.Join(dir, ControlSocket)
+	control, err := net.Listen("unix", socket)
+	if err != nil {
+		return nil, fmt.Errorf("making the control socket: %w", err)
+	}
+	if err := os.Chmod(socket, 0o600); err != nil {
+		_ = control.Close()
+		return nil, fmt.Errorf("making the control socket: %w", err)
+	}
+	return control, nil
 }
 
 // run boots the machine, runs its command, and returns when the machine has ended. An error is one of the start.
@@ -170,7 +195,10 @@ func (m *monitor) run(life context.Context, first net.Conn) error {
 		m.endMachine(0)
 		return err
 	}
+	caring, stop := context.WithCancel(life)
+	go m.care(caring)
 	limit, err := m.work(first)
+	stop()
 	m.endMachine(limit)
 	return err
 }
@@ -237,7 +265,7 @@ func hungUp(conn net.Conn) bool {
 // waitForSystemd waits until everything is started, for as long as a boot may take. The VM is used in any case: a unit
 // that never starts is the image's business, and somebody may want to look at it.
 func (m *monitor) waitForSystemd(life context.Context) {
-	stream, err := m.machine.Session().Open(life)
+	stream, err := m.machine.Open(life)
 	if err != nil {
 		return
 	}
@@ -259,25 +287,39 @@ func (m *monitor) work(first net.Conn) (time.Duration, error) {
 	w, err := m.startCommand(first)
 	if err != nil {
 		m.setReason(instance.Failed)
+		m.refuseAttached(first, err)
 		return poweroffLimit, err
 	}
 	return m.wait(w), nil
 }
 
+// refuseAttached tells a client that waits for the frames of the command why there are none.
+func (m *monitor) refuseAttached(first net.Conn, err error) {
+	if m.start.Attached {
+		_ = frame.NewWriter(first).WriteJSON(frame.Error, frame.Refuse(CrashedVM, "%v", err))
+		_ = first.Close()
+	}
+}
+
 // startCommand starts the VM's command, with the client attached to it or, once it runs, released.
 func (m *monitor) startCommand(first net.Conn) (*workload, error) {
-	stream, err := m.machine.Session().Open(context.Background())
+	stream, err := m.machine.Open(context.Background())
 	if err != nil {
 		return nil, fmt.Errorf("reaching the guest agent: %w", err)
 	}
 	w := newWorkload(stream, m.log)
+	// Before anybody can send the command something: the request comes first on the stream.
+	if err := exec.Begin(w.agent, m.command()); err != nil {
+		_ = stream.Close()
+		return nil, err
+	}
 	if m.start.Attached {
 		w.attach(first, m.instance.Workload)
 	}
 	m.mu.Lock()
 	m.workload = w
 	m.mu.Unlock()
-	go w.run(m.command())
+	go w.run()
 	if m.start.Attached {
 		return w, nil
 	}
@@ -298,8 +340,8 @@ func (m *monitor) wait(w *workload) (limit time.Duration) {
 	case limit = <-m.stops:
 		limit = m.stopCommand(w, limit)
 	}
-	if m.instance.Remove {
-		return 0 // nobody will see the disk again
+	if m.instance.Remove && w != nil {
+		return 0 // the command has ended, and nobody will see the disk again
 	}
 	return limit
 }
@@ -311,7 +353,7 @@ func (m *monitor) stopCommand(w *workload, limit time.Duration) time.Duration {
 		return limit
 	}
 	asked := time.Now()
-	_ = w.signal(m.instance.Workload.StopSignal)
+	go func() { _ = w.signal(m.instance.Workload.StopSignal) }() // a guest that hangs may never take it
 	select {
 	case <-w.done:
 		m.commandEnded(w)
@@ -340,13 +382,13 @@ func (m *monitor) commandEnded(w *workload) {
 		// Either the machine ends as well, or the agent is gone, and the command with it.
 		select {
 		case <-m.machine.Done():
-		case <-time.After(farewellLimit):
+		case <-time.After(crashLimit):
 			m.setReason(instance.Crashed)
 		}
 		return
 	}
 	m.mu.Lock()
-	m.state.ExitCode = w.code
+	m.exited, m.state.ExitCode = true, w.code
 	m.mu.Unlock()
 	m.setReason(instance.Exited)
 }
@@ -375,13 +417,31 @@ func (m *monitor) endMachine(limit time.Duration) {
 	case <-m.machine.Done():
 	default:
 		if limit > 0 {
-			ctx, cancel := context.WithTimeout(context.Background(), limit)
-			_ = m.machine.Shutdown(ctx)
-			cancel()
+			m.shutDown(limit)
 		}
 		m.machine.Kill()
 	}
 	<-m.machine.Done()
+}
+
+// shutDown shuts the machine down within limit. One that has to be killed for that is said so.
+func (m *monitor) shutDown(limit time.Duration) {
+	ctx, cancel := context.WithTimeoutCause(context.Background(), limit, fmt.Errorf("it took longer than %v", limit.Round(time.Second)))
+	defer cancel()
+	if err := m.machine.Shutdown(ctx); err != nil {
+		m.mu.Lock()
+		m.state.Error = err.Error()
+		if m.reason == instance.Stopped {
+			m.reason = instance.Killed
+		}
+		m.mu.Unlock()
+		m.say("%v", err)
+	}
+}
+
+// say notes what happened in the monitor's log.
+func (m *monitor) say(format string, args ...any) {
+	_, _ = fmt.Fprintf(m.Log, m.Now().UTC().Format(time.RFC3339)+" "+format+"\n", args...)
 }
 
 // finish writes down what became of the run, tells those who wait for it, and removes what was only of use meanwhile.
@@ -390,8 +450,8 @@ func (m *monitor) finish(startError error) {
 	m.decide(startError)
 	final := m.state
 	m.mu.Unlock()
-	if m.control != nil {
-		_ = m.control.Close() // removes the socket
+	if m.ports != nil {
+		m.ports.Close()
 	}
 	if m.log != nil {
 		_ = m.log.Close()
@@ -402,7 +462,13 @@ func (m *monitor) finish(startError error) {
 		_ = fsync.Path(m.instance.Path(qemu.Overlay))
 		_ = m.instance.SetState(final)
 	}
+	m.mu.Lock()
+	if m.control != nil {
+		_ = m.control.Close() // removes the socket
+	}
+	m.mu.Unlock()
 	_ = os.RemoveAll(m.start.Spec.RuntimeDir)
+	m.lock.Release() // before anybody is told, who may start the VM again at once
 	if m.workload != nil {
 		m.workload.sayEnd(final)
 	}
@@ -419,11 +485,11 @@ func (m *monitor) decide(startError error) {
 		machine = m.machine.Wait()
 	}
 	switch {
-	case m.reason == instance.Killed:
+	case m.reason == instance.Killed, m.reason == instance.Stopped && m.workload != nil && !m.exited:
 		m.state.ExitCode = 128 + int(syscall.SIGKILL)
 	case startError != nil:
 		m.state.Error = startError.Error()
-		m.state.ExitCode = max(m.state.ExitCode, 1)
+		m.state.ExitCode = failureOf(startError).exitCode()
 	case machine != nil:
 		m.state.Reason, m.state.Error, m.state.ExitCode = instance.Crashed, machine.Error(), max(m.state.ExitCode, 1)
 	case m.reason == instance.Crashed:

@@ -17,6 +17,7 @@ import (
 
 	"github.com/banger-vm/banger/internal/fault"
 	"github.com/banger-vm/banger/internal/guest/exec"
+	"github.com/banger-vm/banger/internal/port"
 	"github.com/banger-vm/banger/internal/vm"
 	"github.com/banger-vm/banger/internal/vm/instance"
 )
@@ -32,6 +33,8 @@ type request struct {
 	Start  *Start        `json:"start,omitempty"`
 	Limit  time.Duration `json:"limit,omitempty"`  // of doStop
 	Signal int           `json:"signal,omitempty"` // of doSignal
+	Add    []string      `json:"add,omitempty"`    // of doPorts, as package port writes them
+	Remove []string      `json:"remove,omitempty"` // of doPorts
 }
 
 // The requests.
@@ -42,6 +45,7 @@ const (
 	doStop   = "stop"   // answers the State of the ended run
 	doKill   = "kill"   // the same
 	doWait   = "wait"   // the same
+	doPorts  = "ports"  // answers what was added or removed
 	doSignal = "signal" // sends a signal to the VM's command
 )
 
@@ -72,15 +76,18 @@ type Status struct {
 	VMM     int       `json:"vmm"` // process id; 0 before there is one
 	// Silent is since when the guest's agent has not answered; nil if it does.
 	Silent *time.Time `json:"silent,omitempty"`
+	// Ports are those that are published.
+	Ports []port.Published `json:"ports,omitempty"`
 }
 
 // answer is a line from the monitor.
 type answer struct {
-	Booted bool            `json:"booted,omitempty"` // of doStart: what follows are frames, if the client is attached
-	OK     bool            `json:"ok,omitempty"`
-	Status *Status         `json:"status,omitempty"`
-	State  *instance.State `json:"state,omitempty"`
-	Error  *failure        `json:"error,omitempty"`
+	Booted bool             `json:"booted,omitempty"` // of doStart: what follows are frames, if the client is attached
+	OK     bool             `json:"ok,omitempty"`
+	Status *Status          `json:"status,omitempty"`
+	State  *instance.State  `json:"state,omitempty"`
+	Ports  []port.Published `json:"ports,omitempty"`
+	Error  *failure         `json:"error,omitempty"`
 }
 
 // failure is an error on its way between two processes.
@@ -102,6 +109,9 @@ func failureOf(err error) *failure {
 	}
 	return f
 }
+
+// exitCode is what a VM exits with that did not come to run its command.
+func (f *failure) exitCode() int { return max(f.Code, 1) }
 
 func (f *failure) err() error {
 	switch {

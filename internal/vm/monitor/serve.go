@@ -25,9 +25,9 @@ func (m *monitor) obeySignals(ctx context.Context) {
 }
 
 // serve answers requests until the control socket is closed.
-func (m *monitor) serve() {
+func (m *monitor) serve(control net.Listener) {
 	for {
-		conn, err := m.control.Accept()
+		conn, err := control.Accept()
 		if err != nil {
 			return
 		}
@@ -58,9 +58,12 @@ func (m *monitor) carryOut(conn net.Conn, r request) error {
 		m.mu.Lock()
 		status := m.status
 		m.mu.Unlock()
+		status.Ports = m.ports.List()
 		return writeLine(conn, answer{Status: &status})
 	case doStream:
 		return m.stream(conn)
+	case doPorts:
+		return m.changePorts(conn, r)
 	case doSignal:
 		return m.signal(conn, r.Signal)
 	case doStop:
@@ -91,7 +94,7 @@ func (m *monitor) stream(conn net.Conn) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), requestLimit)
 	defer cancel()
-	agent, err := machine.Session().Open(ctx)
+	agent, err := machine.Open(ctx)
 	if err != nil {
 		err = fmt.Errorf("reaching the guest agent of the VM %q: %w", m.instance.Name, err)
 		return fault.New(fault.Failure, err, "`banger vm logs --console` shows what the guest's kernel says")
@@ -144,13 +147,22 @@ func (m *monitor) running() (*qemu.Machine, error) {
 	return m.machine, nil
 }
 
-// askStop has the machine stopped in good order. Once it stops, asking again does nothing.
+// askStop has the machine stopped in good order, which takes until it has booted; one that has not within limit is
+// killed. Once it stops, asking again does nothing.
 func (m *monitor) askStop(limit time.Duration) {
 	m.setReason(instance.Stopped)
 	select {
 	case m.stops <- limit:
 	default:
+		return
 	}
+	go func() {
+		select {
+		case <-m.booted:
+		case <-time.After(limit):
+			m.kill()
+		}
+	}()
 }
 
 // kill ends the machine at once, whether it has booted or not.

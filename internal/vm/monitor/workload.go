@@ -40,14 +40,11 @@ func newWorkload(stream net.Conn, log *output.Writer) *workload {
 	}
 }
 
-// run asks the agent for the command and handles its frames to the last one.
-func (w *workload) run(command exec.Command) {
+// run handles the frames of a command that the agent has been asked for, to the last one.
+func (w *workload) run() {
 	defer close(w.done)
 	defer w.markStarted()
 	defer func() { _ = w.stream.Close() }()
-	if w.err = exec.Begin(w.agent, command); w.err != nil {
-		return
-	}
 	for w.err == nil {
 		f, err := frame.Read(w.stream)
 		if err != nil {

@@ -78,7 +78,25 @@ func (w *Writer) open() error {
 		return fmt.Errorf("opening the output's file: %w", err)
 	}
 	w.file, w.size = file, info.Size()
-	return nil
+	return w.endLine()
+}
+
+// endLine ends a line that was cut off, so that only that one is lost.
+func (w *Writer) endLine() error {
+	last := make([]byte, 1)
+	if w.size == 0 {
+		return nil
+	}
+	if file, err := os.Open(w.path); err == nil {
+		_, _ = file.ReadAt(last, w.size-1)
+		_ = file.Close()
+	}
+	if last[0] == '\n' {
+		return nil
+	}
+	n, err := w.file.Write([]byte{'\n'})
+	w.size += int64(n)
+	return err
 }
 
 // Write adds a piece.
@@ -99,20 +117,28 @@ func (w *Writer) Write(stream Stream, piece []byte) error {
 		return err
 	}
 	n, err := w.file.Write(append(line, '\n'))
+	if err != nil {
+		_ = w.file.Truncate(w.size) // a part of a line would spoil the next one
+		return err
+	}
 	w.size += int64(n)
-	return err
+	return nil
 }
 
-// makeRoom begins a new file when this one is full.
+// makeRoom begins a new file when this one is full. If that fails, this one is written on until it succeeds.
 func (w *Writer) makeRoom() error {
 	if w.size < w.limit {
 		return nil
 	}
-	if err := os.Rename(w.path, w.path+olderSuffix); err != nil {
+	// It has its new name already if the last attempt failed.
+	if err := os.Rename(w.path, w.path+olderSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	_ = w.file.Close()
-	return w.open()
+	full := w.file
+	if err := w.open(); err != nil {
+		return err
+	}
+	return full.Close()
 }
 
 // Close closes the file.
@@ -174,19 +200,34 @@ func (r *reader) existing() ([]Record, error) {
 		records = append(records, record)
 		return nil
 	}
-	if older, err := os.Open(r.path + olderSuffix); err == nil {
-		r.begin(older)
-		err = r.drain(keep)
-		r.close()
-		if err != nil {
-			return nil, err
-		}
-	}
-	r.file = nil
+	// The newer one first: it may become the older one at any time.
 	if err := r.reopen(); err != nil {
 		return nil, err
 	}
-	return records, r.drain(keep)
+	current := r.file
+	if older, err := os.Open(r.path + olderSuffix); err == nil && !sameFile(older, current) {
+		r.begin(older)
+		err = r.drain(keep)
+		_ = older.Close()
+		if err != nil {
+			r.file = current
+			return nil, err
+		}
+	}
+	r.begin(current)
+	if err := r.drain(keep); err != nil || !r.replaced() {
+		return records, err
+	}
+	return records, errors.Join(r.moveOn(keep), r.drain(keep))
+}
+
+func sameFile(a, b *os.File) bool {
+	if a == nil || b == nil {
+		return false
+	}
+	infoA, errA := a.Stat()
+	infoB, errB := b.Stat()
+	return errA == nil && errB == nil && os.SameFile(infoA, infoB)
 }
 
 func (r *reader) begin(file *os.File) {
@@ -238,8 +279,7 @@ func (r *reader) follow(ctx context.Context, emit func(Record) error) error {
 			return err
 		}
 		if r.replaced() {
-			r.close()
-			if err := r.reopen(); err != nil {
+			if err := r.moveOn(emit); err != nil {
 				return err
 			}
 			continue
@@ -253,6 +293,13 @@ func (r *reader) follow(ctx context.Context, emit func(Record) error) error {
 		case <-time.After(pollInterval):
 		}
 	}
+}
+
+// moveOn goes from a file that was replaced to the one that replaced it, with what had come before that.
+func (r *reader) moveOn(emit func(Record) error) error {
+	err := r.drain(emit)
+	r.close()
+	return errors.Join(err, r.reopen())
 }
 
 // replaced reports whether there is another file at the path.
@@ -273,12 +320,13 @@ func lastLines(records []Record, n int) []Record {
 	if n < 0 {
 		return records
 	}
-	lines := 0
+	lines, atEnd := 0, true
 	for i := len(records) - 1; i >= 0; i-- {
 		data := records[i].Data()
 		for at := len(data) - 1; at >= 0; at-- {
-			atEnd := i == len(records)-1 && at == len(data)-1
-			if data[at] != '\n' || atEnd {
+			endsLast := atEnd // the last line, and begins no other
+			atEnd = false
+			if data[at] != '\n' || endsLast {
 				continue
 			}
 			if lines++; lines == n {
@@ -296,6 +344,9 @@ func lastLines(records []Record, n int) []Record {
 func cut(records []Record, bytes int) []Record {
 	first := records[0]
 	data := first.Data()[bytes:]
+	if len(data) == 0 {
+		return records[1:]
+	}
 	if first.Bytes != nil {
 		first.Bytes = data
 	} else {

@@ -62,8 +62,9 @@ func processor(accelerator string) []string {
 	return []string{"-accel", "tcg,thread=multi", "-cpu", "max"}
 }
 
+// consoleDevice appends to the file, so that whoever cuts it leaves no hole.
 func consoleDevice(path string) []string {
-	return []string{"-chardev", "file,id=console,path=" + escape(path), "-serial", "chardev:console"}
+	return []string{"-chardev", "file,id=console,append=on,path=" + escape(path), "-serial", "chardev:console"}
 }
 
 func channelDevice(path string) []string {

@@ -47,7 +47,7 @@ func TestArguments(t *testing.T) {
 		{"-kernel", "/k/vmlinuz"},
 		{"-initrd", "/vms/web/initramfs.cpio"},
 		{"-append", "console=ttyS0 panic=-1"},
-		{"-chardev", "file,id=console,path=/vms/web/console.log"},
+		{"-chardev", "file,id=console,append=on,path=/vms/web/console.log"},
 		{"-serial", "chardev:console"},
 		{"-chardev", "socket,id=channel,server=on,wait=off,path=/run/1/agent.sock"},
 		{"-device", "virtserialport,chardev=channel,name=banger.guest.0"},
@@ -103,7 +103,7 @@ func TestPathsOfAnyKind(t *testing.T) {
 	if want := []string{odd + "/root.qcow2", odd + "/modules.ext4"}; !slices.Equal(names, want) {
 		t.Errorf("the disks' files are %q, want %q", names, want)
 	}
-	want := "file,id=console,path=" + `/home/a,,b "c"/ü: %s/console.log`
+	want := "file,id=console,append=on,path=" + `/home/a,,b "c"/ü: %s/console.log`
 	if got := option(args, "-chardev"); !slices.Contains(got, want) {
 		t.Errorf("-chardev is %q, want %q among them", got, want)
 	}

@@ -23,7 +23,7 @@ import (
 // in runs a command in the guest and returns what it printed and its exit code.
 func in(t testing.TB, m *Machine, input []byte, argv ...string) (stdout, stderr []byte, code int) {
 	t.Helper()
-	stream, err := m.Session().Open(t.Context())
+	stream, err := m.Open(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,10 +164,8 @@ func checkGone(t *testing.T, m *Machine) {
 	if pids := running(t, m.spec.RuntimeDir); len(pids) > 0 {
 		t.Errorf("QEMU still runs: %v", pids)
 	}
-	select {
-	case <-m.Session().Done():
-	case <-time.After(5 * time.Second):
-		t.Error("the channel is still open")
+	if _, err := m.Open(t.Context()); !errors.Is(err, errEnded) {
+		t.Errorf("opening a stream to a machine that has ended gave %v, want %v", err, errEnded)
 	}
 }
 
@@ -242,7 +240,7 @@ func TestWithoutNetwork(t *testing.T) {
 // checkPanic makes the guest's kernel panic (Documentation/admin-guide/sysrq.rst, "c").
 func checkPanic(t *testing.T, m *Machine) {
 	t.Helper()
-	stream, err := m.Session().Open(t.Context())
+	stream, err := m.Open(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,15 +11,15 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/banger-vm/banger/internal/guest/channel"
 	"github.com/banger-vm/banger/internal/guest/exec"
+	"github.com/banger-vm/banger/internal/guest/machine"
 	"github.com/banger-vm/banger/internal/system"
 	"github.com/banger-vm/banger/internal/vm"
 )
 
 const (
-	// shutdownLimit is how long a guest may take to power itself off.
-	shutdownLimit = 30 * time.Second
+	// syncLimit is how long a guest that does not power off may take to write to its disks.
+	syncLimit = 5 * time.Second
 	// exitLimit is how long QEMU may take to end after it has closed the channel.
 	exitLimit = 2 * time.Second
 	// maxConsole is how much of the end of a console log is read, in bytes.
@@ -32,14 +32,12 @@ type Machine struct {
 	files   files
 	log     string // what QEMU printed
 	process *system.Process
-	session *channel.Session
-	newDisk bool // it was made by this start
+	newDisk bool          // it was made by this start
+	keeper  *keeper       // of the channel to the agent; nil before the boot is over
+	kept    chan struct{} // closed when the keeper has ended
 	killed  atomic.Bool
 	done    chan struct{}
 }
-
-// Session returns the channel to the guest's agent. It is closed when the machine ends.
-func (m *Machine) Session() *channel.Session { return m.session }
 
 // PID returns the process id of QEMU.
 func (m *Machine) PID() int { return m.process.PID() }
@@ -69,30 +67,38 @@ func (m *Machine) Wait() error {
 	return nil
 }
 
-// Shutdown asks the guest to power off and waits for it. A guest that has not done so within 30 s, or before ctx ends,
-// is killed, and that is an error.
+// Shutdown asks the guest to power off and waits for it. A guest that has not done so before ctx ends has its disks
+// synced, if it can do that, and is killed, which is an error.
 func (m *Machine) Shutdown(ctx context.Context) error {
-	limited, cancel := context.WithTimeout(ctx, shutdownLimit)
-	defer cancel()
-	err := m.powerOff(limited)
+	err := m.powerOff(ctx)
 	select {
 	case <-m.done:
 		return nil
 	default:
 	}
 	if err == nil {
-		err = m.await(limited)
+		err = m.await(ctx)
 	}
 	if err == nil {
 		return nil
 	}
+	m.sync()
 	m.Kill()
 	<-m.done
 	return fmt.Errorf("shutting down the VM %q, which was then killed: %w", m.spec.Name, err)
 }
 
+// sync has the guest write to its disks what it holds.
+func (m *Machine) sync() {
+	ctx, cancel := context.WithTimeout(context.Background(), syncLimit)
+	defer cancel()
+	if stream, err := m.Open(ctx); err == nil {
+		_ = machine.Sync(ctx, stream)
+	}
+}
+
 func (m *Machine) powerOff(ctx context.Context) error {
-	stream, err := m.session.Open(ctx)
+	stream, err := m.Open(ctx)
 	if err != nil {
 		return err
 	}
@@ -111,8 +117,8 @@ func (m *Machine) await(ctx context.Context) error {
 // cleanUp closes what the machine's end leaves behind.
 func (m *Machine) cleanUp() {
 	<-m.process.Done()
-	if m.session != nil {
-		_ = m.session.Close()
+	if m.keeper != nil {
+		<-m.kept
 	}
 	_ = os.Remove(m.files.socket)
 	close(m.done)

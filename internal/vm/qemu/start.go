@@ -168,7 +168,7 @@ func (m *Machine) boot(ctx context.Context, magic [channel.MagicSize]byte) error
 	go m.watch(watched, stop)
 	session, err := m.dial(watched, magic)
 	if err == nil {
-		m.session = session
+		m.keep(session, magic)
 		return nil
 	}
 	if cause := context.Cause(watched); cause != nil {
