@@ -23,7 +23,7 @@ is all addresses. HOST and GUEST may be ranges, such as 8000-8009.`
 func newVMPortAdd(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "add VM SPEC…", Short: "Publish ports of a running VM", Args: vmAndSpecs,
-		Long: "Publish ports of a running VM, until it stops, and print the addresses.\n\n" + portForm + `
+		Long: "Publish ports of a running VM, which keeps them when it is started again, and print the addresses.\n\n" + portForm + `
 
 A service is reached wherever it listens in the guest, on its 127.0.0.1 as well, and without a network.`,
 		Example: "  banger vm port add web 8080:80\n  banger vm port add dns 5353:53/udp 0.0.0.0:5353:53/tcp\n  banger vm port add web 80",

@@ -65,6 +65,7 @@ SendSIGHUP=yes
 IgnoreSIGPIPE=no
 OOMPolicy=continue
 TasksMax=infinity
+LimitNPROC=infinity
 Delegate=yes
 
 [Install]

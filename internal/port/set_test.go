@@ -193,9 +193,13 @@ func TestNoService(t *testing.T) {
 	p := add(t, s, "1")
 	start := time.Now()
 	for range 50 {
-		conn := dial(t, "tcp", p.Address)
-		if got, err := io.ReadAll(conn); !errors.Is(err, syscall.ECONNRESET) {
-			t.Errorf("a client without a service reads %q, %v; want a reset", got, err)
+		conn, err := net.Dial("tcp", p.Address.String())
+		if err == nil { // the reset may be quicker
+			_, err = io.ReadAll(conn)
+			_ = conn.Close()
+		}
+		if !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("a client without a service gets %v; want a reset", err)
 		}
 	}
 	if n, seconds := len(reports), int(time.Since(start)/reportInterval); n > seconds+1 {

@@ -12,6 +12,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -49,6 +51,7 @@ type user struct {
 	dir  string   // writable by the user, removed after the test
 	home string   // BANGER_HOME
 	env  []string // added to the environment
+	kept []string // names of the VMs that the test keeps: they are no leftovers
 }
 
 func newUser(t *testing.T) *user {
@@ -61,7 +64,28 @@ func newUser(t *testing.T) *user {
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	u := &user{t: t, dir: dir, home: filepath.Join(dir, "banger")}
 	u.own(dir)
+	t.Cleanup(u.endProcesses)
 	return u
+}
+
+// processes returns the processes that have the user's home on their command line: monitors, VMMs, what starts them.
+func (u *user) processes() (pids []int, lines string) {
+	out, _ := exec.Command("pgrep", "-fa", u.home).Output()
+	for line := range strings.Lines(string(out)) {
+		number, _, _ := strings.Cut(line, " ")
+		if pid, err := strconv.Atoi(number); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids, string(out)
+}
+
+// endProcesses ends what a test that failed has left running.
+func (u *user) endProcesses() {
+	pids, _ := u.processes()
+	for _, pid := range pids {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
 }
 
 // own gives a path to the account that banger runs as.
@@ -198,19 +222,27 @@ func (u *user) withKernel() *user {
 	return u
 }
 
-// leftovers fails the test if anything half-made is left below the user's home, or a process of it.
+// leftovers fails the test if anything half-made is left below the user's home or in the runtime directory, or a process.
+// What belongs to a VM that the test keeps is its own.
 func (u *user) leftovers() {
 	u.t.Helper()
 	nothing := func(name string) bool { return name == ".lock" }
-	for _, dir := range []string{"tmp", "vms", "../run/banger"} {
-		u.strangers(dir, nothing)
+	u.strangers("tmp", nothing)
+	u.strangers("vms", func(name string) bool { return slices.Contains(u.kept, name) })
+	if len(u.kept) > 0 {
+		return // there may be processes and sockets of theirs
 	}
+	u.strangers("../run/banger", nothing)
 	u.strangers("images", func(name string) bool { return name == "names" || len(name) == 64 })
 	u.strangers("layers/sha256", func(name string) bool { return len(name) == 64 })
 	u.strangers("kernels", func(name string) bool { return name == ".lock" || name[0] != '.' })
-	out, _ := exec.Command("pgrep", "-fa", u.home).Output()
-	if len(out) > 0 {
-		u.t.Errorf("processes left behind:\n%s", out)
+	// A monitor ends a moment after its last word to whoever waits for it.
+	pids, lines := u.processes()
+	for deadline := time.Now().Add(2 * time.Second); len(pids) > 0 && time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		pids, lines = u.processes()
+	}
+	if len(pids) > 0 {
+		u.t.Errorf("processes left behind:\n%s", lines)
 	}
 }
 

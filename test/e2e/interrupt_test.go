@@ -147,7 +147,7 @@ func TestTwoPulls(t *testing.T) {
 func TestKilledRun(t *testing.T) {
 	u := newUser(t).withKernel()
 	u.must("image", "pull", "oci:"+scratchLayout(t, u)+":v1", "--name", "scratch")
-	cmd := u.command(context.Background(), "vm", "run", "scratch")
+	cmd := u.command(context.Background(), "vm", "run", "--rm", "scratch")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -58,11 +58,11 @@ func TestBackground(t *testing.T) {
 	u := newUser(t).withKernel()
 	u.must("image", "pull", "docker-archive:"+fixture(t, "BANGER_TEST_ALPINE", "alpine"), "--name", "alpine")
 	start := time.Now()
-	got := u.run("vm", "run", "alpine", "--", "sh", "-c", "yes & echo started; exit 5")
+	got := u.run("vm", "run", "--rm", "alpine", "--", "sh", "-c", "yes & echo started; exit 5")
 	if got.code != 5 || !strings.Contains(got.stdout, "started") || time.Since(start) > time.Minute {
 		t.Errorf("after %v: want exit code 5 and the output, got exit code %d", time.Since(start), got.code)
 	}
-	closed := u.pipeTo("head -n 1", "vm", "run", "-q", "alpine", "--", "yes")
+	closed := u.pipeTo("head -n 1", "vm", "run", "--rm", "-q", "alpine", "--", "yes")
 	if closed != "y\n" {
 		t.Errorf("with a reader that goes away: got %q", closed)
 	}

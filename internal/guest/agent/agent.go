@@ -21,6 +21,7 @@ import (
 	"os"
 	osexec "os/exec"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -41,6 +42,9 @@ const (
 	agentPath = "/usr/lib/banger/banger-guest"
 	// imagePath is where the host puts what it knows of the image.
 	imagePath = "/usr/lib/banger/image.json"
+	// memoryLimit is what Go's runtime may take in bytes before it collects more eagerly and gives memory back to the
+	// kernel. The guest's memory is for what the guest is there for.
+	memoryLimit = 14 << 20
 	// runtimeDir is for files that the agent makes while the VM runs.
 	runtimeDir = "/run/banger"
 )
@@ -60,6 +64,7 @@ func Main(args []string, pid int) int {
 	case pid == 1:
 		runInit()
 	case role == "agent":
+		debug.SetMemoryLimit(memoryLimit)
 		out = openConsole("/dev/console")
 		out.say("%v", serve(out))
 		return 1

@@ -13,7 +13,8 @@ const cgroupRoot = "/sys/fs/cgroup"
 
 // delegate gives the groups below dir every controller that dir has, so that container engines can limit their
 // containers. The root group may have processes all the same (Documentation/admin-guide/cgroup-v2.rst, "No Internal
-// Process Constraint"). A controller that cannot be given, as cpu while there are realtime processes, holds up no other.
+// Process Constraint"). A controller that cannot be given, as cpu while there are realtime processes, holds up no
+// other.
 func delegate(dir string) error {
 	text, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
 	if err != nil {

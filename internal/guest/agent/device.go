@@ -17,7 +17,8 @@ type device struct {
 	mode   uint32 // type and permissions
 }
 
-// staticDevices returns the nodes of modules.devname of dir, as kmod(8), "static-nodes", and /dev/kvm where the CPU has virtualization.
+// staticDevices returns the nodes of modules.devname of dir, as kmod(8), "static-nodes", and /dev/kvm where the CPU
+// has virtualization.
 func staticDevices(dir string) []device {
 	text, _ := os.ReadFile(filepath.Join(dir, "modules.devname"))
 	devices := parseDevices(string(text))

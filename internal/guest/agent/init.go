@@ -33,8 +33,8 @@ func runInit() {
 	powerOff()
 }
 
-// prepare sets up what programs expect of a machine, and container engines most of all. The kernel delivers Ctrl-Alt-Del
-// as SIGINT instead of restarting at once.
+// prepare sets up what programs expect of a machine, and container engines most of all. The kernel delivers
+// Ctrl-Alt-Del as SIGINT instead of restarting at once.
 func prepare(out console) {
 	early := mountAll("/", earlyMounts())
 	adopted := adoptConsole("/dev/console")

@@ -20,7 +20,8 @@ const (
 	kvmAlias = "char-major-10-232"
 )
 
-// serveModules makes this program the kernel's modprobe. Most images have none; one that is there, or comes later, is still used.
+// serveModules makes this program the kernel's modprobe. Most images have none; one that is there, or comes later, is
+// still used.
 func serveModules() error {
 	if err := os.WriteFile(modprobeSetting, []byte(agentPath), 0o644); err != nil {
 		return fmt.Errorf("setting %q: %w", modprobeSetting, err)
@@ -83,8 +84,8 @@ func virtualization(cpuinfo string) []string {
 	return nil
 }
 
-// findModules returns the files, relative to dir, of the modules that names are, or are aliases of, in the order in which
-// they have to be loaded.
+// findModules returns the files, relative to dir, of the modules that names are, or are aliases of, in the order in
+// which they have to be loaded.
 func findModules(dir string, names []string) []string {
 	dependencies, err := os.ReadFile(filepath.Join(dir, "modules.dep"))
 	if err != nil {

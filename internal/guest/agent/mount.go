@@ -29,7 +29,8 @@ func earlyMounts() []mount {
 	}
 }
 
-// initMounts are what every program may expect, beside the early ones and /run. /tmp is the image's own, as with docker.
+// initMounts are what every program may expect, beside the early ones and /run. /tmp is the image's own, as with
+// docker.
 func initMounts() []mount {
 	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
 	return []mount{

@@ -7,9 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// renew mounts this program, which is the running banger's, over the agent of the image at root, which is the one of the banger that
-// made the image: host and agent then speak one version of the protocol. The disk stays as it is. It reports whether the
-// program must be kept, which is a file of the initramfs. An image without an agent stays without.
+// renew mounts this program, which is the running banger's, over the agent of the image at root, which is the one of
+// the banger that made the image: host and agent then speak one version of the protocol. The disk stays as it is. It
+// reports whether the program must be kept, which is a file of the initramfs. An image without an agent stays without.
 func renew(program, root string) (kept bool, err error) {
 	target, err := resolveIn(root, agentPath)
 	if err != nil {

@@ -131,8 +131,8 @@ func freezeRoot(root string) error {
 	return nil
 }
 
-// unmountOrder returns the places in a text like /proc/self/mounts, the last mounted first, without the root and what has
-// nothing to write: the kernel's own file systems and those in memory. Each unmounting takes milliseconds.
+// unmountOrder returns the places in a text like /proc/self/mounts, the last mounted first, without the root and what
+// has nothing to write: the kernel's own file systems and those in memory. Each unmounting takes milliseconds.
 func unmountOrder(mounts string) []mountpoint {
 	var order []mountpoint
 	for line := range strings.Lines(mounts) {

@@ -18,8 +18,8 @@ const maxVolatile = 8 << 20
 var errTooLarge = errors.New("it is too large")
 
 // mountRun makes /run below root a file system in memory, as on any machine: what is in it must not outlive a boot
-// (Filesystem Hierarchy Standard, 3.15), and container engines tell a boot by it. It begins with what the image has there,
-// since there are programs that count on it. An image with too much of that keeps its own.
+// (Filesystem Hierarchy Standard, 3.15), and container engines tell a boot by it. It begins with what the image has
+// there, since there are programs that count on it. An image with too much of that keeps its own.
 func mountRun(root string) error {
 	target := filepath.Join(root, "/run")
 	if err := os.MkdirAll(target, 0o755); err != nil {
@@ -62,8 +62,8 @@ func fits(tree fs.FS, limit int64) error {
 	})
 }
 
-// copyTree copies the directories, files and symbolic links of from into to, with owners and modes. Sockets, pipes and devices
-// are of no use without who made them.
+// copyTree copies the directories, files and symbolic links of from into to, with owners and modes. Sockets, pipes and
+// devices are of no use without who made them.
 func copyTree(from *os.Root, to string) error {
 	return fs.WalkDir(from.FS(), ".", func(name string, entry fs.DirEntry, err error) error {
 		if err != nil {

@@ -1,8 +1,8 @@
-// Package exec runs commands in the guest, one per stream of a channel: the host's half (Run, Hello,
-// WaitBoot, Poweroff) and the agent's half (Guest).
+// Package exec runs commands in the guest, one per stream of a channel: the host's half (Run, Hello, WaitBoot,
+// Poweroff) and the agent's half (Guest).
 //
-// A stream carries frames (package frame): one request of the host, then standard input, terminal sizes and signals in one
-// direction, and standard output, standard error and the result in the other. docs/guest-protocol.md is the
+// A stream carries frames (package frame): one request of the host, then standard input, terminal sizes and signals in
+// one direction, and standard output, standard error and the result in the other. docs/guest-protocol.md is the
 // specification.
 package exec
 

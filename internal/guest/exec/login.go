@@ -17,9 +17,9 @@ func usualShells() []string {
 // busybox is the name of a program that is many, by the name that it is started with.
 const busybox = "busybox"
 
-// findShell returns the path of the user's login shell, of another one if the image does not have it, or "" if it has none.
-// A user without an entry, or with an empty one, has /bin/sh (passwd(5)). One that refuses, such as nologin(8), is
-// a shell like others.
+// findShell returns the path of the user's login shell, of another one if the image does not have it, or "" if it has
+// none. A user without an entry, or with an empty one, has /bin/sh (passwd(5)). One that refuses, such as nologin(8),
+// is a shell like others.
 func (g *Guest) findShell(who identity) string {
 	others := g.shells
 	if others == nil {
@@ -66,7 +66,8 @@ func (g *Guest) login(cmd Command, who identity) (plan, *frame.Refusal) {
 		p.file, p.argv = file, []string{"-" + shellName(file)}
 		return p, nil
 	}
-	return plan{}, frame.Refuse(frame.NotFound, "starting a shell: the image has none; its programs can be run by `banger vm exec`")
+	return plan{}, frame.Refuse(frame.NotFound,
+		"starting a shell: the image has none; its programs can be run by `banger vm exec`")
 }
 
 // loginDirectory returns the directory of a login: the one that was asked for, which is made, or the user's home, which

@@ -106,7 +106,8 @@ func (g *Guest) start(cmd Command) (*process, *frame.Refusal) {
 	return launch(p.child(), cmd, p.dir, p.who)
 }
 
-// startDetached starts cmd without streams, and returns its process id. Nobody waits for it but the agent, which reaps it.
+// startDetached starts cmd without streams, and returns its process id. Nobody waits for it but the agent, which reaps
+// it.
 func (g *Guest) startDetached(cmd Command) (int, *frame.Refusal) {
 	p, refused := g.plan(cmd)
 	if refused != nil {
@@ -172,8 +173,8 @@ func launch(child *osexec.Cmd, cmd Command, dir string, who identity) (*process,
 	return p, nil
 }
 
-// startIn starts child in dir. Go's own Cmd.Dir is entered as the child's user; docker's runtime enters the directory as
-// root before, so that a user may work in one that it could not enter. A child inherits the directory of the thread
+// startIn starts child in dir. Go's own Cmd.Dir is entered as the child's user; docker's runtime enters the directory
+// as root before, so that a user may work in one that it could not enter. A child inherits the directory of the thread
 // that forks it, and a thread can have one of its own (unshare(2), CLONE_FS). The thread ends with its goroutine.
 func startIn(dir string, child *osexec.Cmd) *frame.Refusal {
 	result := make(chan *frame.Refusal)
@@ -294,8 +295,8 @@ func (p *process) signal(number byte) {
 	}
 }
 
-// abandon kills the command, whose host is gone, and throws its input away. Closing stream ends the writes that wait for
-// the host to read.
+// abandon kills the command, whose host is gone, and throws its input away. Closing stream ends the writes that wait
+// for the host to read.
 func (p *process) abandon(stream io.Closer) {
 	p.input.end()
 	p.signal(byte(syscall.SIGHUP))
@@ -359,8 +360,8 @@ func (p *process) send(o output, frames *frame.Writer) {
 	}
 }
 
-// sendRest copies what file still holds, and no more than it can hold: however slow the host was, what the command itself
-// wrote is part of that, and however much others go on writing, it ends.
+// sendRest copies what file still holds, and no more than it can hold: however slow the host was, what the command
+// itself wrote is part of that, and however much others go on writing, it ends.
 func sendRest(file *os.File, to io.Writer, buffer []byte) {
 	for left := capacity(file); left > 0; {
 		n, err := readNow(file, buffer[:min(left, len(buffer))])

@@ -10,8 +10,8 @@ import (
 // Language, 2.2): operators and expansions. Patterns and "~" stand for themselves, as in a shell that finds no match.
 const shellOnly = "|&;<>()$`\n"
 
-// splitWords splits a command line into words by the shell's rules of quoting, for an image without a shell. What only a
-// shell can do is refused, rather than done otherwise.
+// splitWords splits a command line into words by the shell's rules of quoting, for an image without a shell. What only
+// a shell can do is refused, rather than done otherwise.
 func splitWords(line string) ([]string, *frame.Refusal) {
 	s := splitter{rest: strings.TrimSpace(line)}
 	for s.rest != "" && s.refused == nil {
@@ -114,5 +114,6 @@ func (s *splitter) needsShell(c byte) {
 }
 
 func (s *splitter) unclosed(quote byte) {
-	s.refused = frame.Refuse(frame.Refused, "running the command: there is no second %c, and the image has no shell to ask", quote)
+	s.refused = frame.Refuse(frame.Refused,
+		"running the command: there is no second %c, and the image has no shell to ask", quote)
 }

@@ -123,11 +123,17 @@ func (e *Entry) check() error {
 	return nil
 }
 
+// maxName is how long a name may be, in bytes: four times what most programs can use (PATH_MAX in linux/limits.h). The
+// receiver remembers the names of all directories that it is in.
+const maxName = 16 << 10
+
 // checkName accepts what can be the path of something below the target, without a detour.
 func checkName(name string) error {
 	switch {
 	case name == top:
 		return nil
+	case len(name) > maxName:
+		return fmt.Errorf("the name %.200q has %d bytes, more than %d", name, len(name), maxName)
 	case name == "", path.Clean(name) != name, name == "..", strings.HasPrefix(name, "../"), path.IsAbs(name),
 		strings.IndexByte(name, 0) >= 0:
 		return fmt.Errorf("%.200q is no name below the target: %w", name, fs.ErrInvalid)

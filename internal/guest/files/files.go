@@ -84,9 +84,9 @@ type Options struct {
 
 // Result is what a copy did.
 type Result struct {
-	Entries int64    `json:"entries"`
-	Bytes   int64    `json:"bytes"`           // of content, without holes
-	Notes   []string `json:"notes,omitempty"` // what could not be kept as it was, for people
+	Entries int64
+	Bytes   int64    // of content, without holes
+	Notes   []string // what could not be kept as it was, for people
 }
 
 // The places that messages speak of.

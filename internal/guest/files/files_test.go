@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -151,4 +152,27 @@ func BenchmarkCopy(b *testing.B) {
 			}
 		})
 	}
+}
+
+// BenchmarkCopySmall copies many small files.
+func BenchmarkCopySmall(b *testing.B) {
+	const dirs, files = 100, 100
+	src := b.TempDir()
+	for i := range dirs {
+		dir := filepath.Join(src, strconv.Itoa(i))
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			b.Fatal(err)
+		}
+		for j := range files {
+			if err := os.WriteFile(filepath.Join(dir, strconv.Itoa(j)), make([]byte, 3000), 0o644); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	for b.Loop() {
+		if _, err := CopyIn(b.Context(), dial(b), src, filepath.Join(b.TempDir(), "got"), Options{Archive: true}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(dirs*files*b.N)/b.Elapsed().Seconds(), "files/s")
 }

@@ -85,7 +85,7 @@ func receive(stream net.Conn, text []byte) *frame.Refusal {
 	d.close()
 	switch {
 	case err == nil:
-		frame.Answer(stream, Result{Notes: d.notes.all()})
+		frame.Answer(stream, done{d.notes.all()})
 	case !errors.Is(err, frame.ErrDisconnected):
 		refuse(stream, refusal(err))
 	}

@@ -1,6 +1,7 @@
 package files
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -141,25 +142,19 @@ func deliver(ctx context.Context, stream net.Conn, args receiveArgs, o Options, 
 	go func() { sent <- fill(count) }()
 	go func() { answered <- readAnswer(stream) }()
 	var a answer
+	var err error
 	select {
 	case a = <-answered:
-		if a.err != nil {
-			return Result{}, frame.Cause(ctx, a.err)
+		if a.err == nil {
+			err = <-sent
 		}
-		if err := <-sent; err != nil {
-			return Result{}, frame.Cause(ctx, err)
+	case err = <-sent:
+		if err == nil || out.broken { // where the stream broke, the guest may have said why
+			a = <-answered
 		}
-	case err := <-sent:
-		if err != nil && !out.broken {
-			return Result{}, frame.Cause(ctx, err)
-		}
-		// Where the stream broke, the guest may have said why.
-		if a = <-answered; a.err != nil {
-			return Result{}, frame.Cause(ctx, a.err)
-		}
-		if err != nil {
-			return Result{}, frame.Cause(ctx, err)
-		}
+	}
+	if err = cmp.Or(a.err, err); err != nil {
+		return Result{}, frame.Cause(ctx, err)
 	}
 	return count.result(a.notes), nil
 }
@@ -171,11 +166,11 @@ type answer struct {
 }
 
 func readAnswer(stream io.Reader) answer {
-	var r Result
-	if err := frame.ReadReply(stream, &r); err != nil {
+	var d done
+	if err := frame.ReadReply(stream, &d); err != nil {
 		return answer{err: received(err)}
 	}
-	return answer{notes: r.Notes}
+	return answer{notes: d.Notes}
 }
 
 // received makes a refusal of the guest fit for a terminal.

@@ -121,6 +121,7 @@ func TestHostileGuest(t *testing.T) {
 		{name: "empty name", send: tree(root, fileEntry("")), want: "no name below the target"},
 		{name: "NUL", send: tree(root, fileEntry("a\x00b")), want: "no name below the target"},
 		{name: "very long name", send: tree(root, fileEntry(strings.Repeat("n", 5000))), want: "file name too long"},
+		{name: "too deep name", send: tree(root, &Entry{Kind: Directory, Name: long}), want: "bytes, more than"},
 		{name: "very deep name", send: tree(root, &Entry{Kind: Directory, Name: long[:4001]}), then: "test -d src/a/a/a"},
 		{name: "through its own symlink, up", send: tree(root, linkEntry("s", "../../secret"), fileEntry("s/file")), want: "escapes"},
 		{name: "through its own symlink, absolute", send: tree(root, linkEntry("s", "/etc"), fileEntry("s/banger-test")), want: "escapes"},

@@ -3,9 +3,11 @@ package files
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -250,30 +252,38 @@ var ways = map[string]func(t *testing.T, src, dest string) error{
 	},
 }
 
-// TestRandomTrees: an exact copy of a random tree is that tree, whichever way it goes.
+// TestRandomTrees: an exact copy of a random tree is that tree, whichever way it goes. BANGER_TEST_LONG has more of them.
 func TestRandomTrees(t *testing.T) {
-	for seed := range uint64(3) {
-		src := filepath.Join(t.TempDir(), "src")
-		if err := os.Mkdir(src, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		grow(t, seed, src, 120)
-		for name, copy := range ways {
-			t.Run(fmt.Sprintf("%s %d", name, seed), func(t *testing.T) {
-				dest := filepath.Join(t.TempDir(), "dest")
-				if err := copy(t, src, dest); err != nil {
-					t.Fatal(err)
-				}
-				sameTree(t, dest, src)
-				if os.Geteuid() != 0 {
-					return // times of directories that exist change
-				}
-				// A second copy over the first one changes nothing.
-				if err := copy(t, src+"/.", dest); err != nil {
-					t.Fatal(err)
-				}
-				sameTree(t, dest, src)
-			})
+	trees := uint64(1)
+	if os.Getenv("BANGER_TEST_LONG") != "" {
+		trees = 50
+	}
+	seed := uint64(0)
+	for _, name := range slices.Sorted(maps.Keys(ways)) {
+		for range trees {
+			seed++
+			t.Run(fmt.Sprintf("%s %d", name, seed), func(t *testing.T) { checkTree(t, seed, ways[name]) })
 		}
 	}
+}
+
+func checkTree(t *testing.T, seed uint64, copy func(t *testing.T, src, dest string) error) {
+	dir := t.TempDir()
+	src, dest := dir+"/src", dir+"/dest"
+	if err := os.Mkdir(src, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	grow(t, seed, src, 150)
+	if err := copy(t, src, dest); err != nil {
+		t.Fatal(err)
+	}
+	sameTree(t, dest, src)
+	if os.Geteuid() != 0 {
+		return // times of directories that exist change
+	}
+	// A second copy over the first one changes nothing.
+	if err := copy(t, src+"/.", dest); err != nil {
+		t.Fatal(err)
+	}
+	sameTree(t, dest, src)
 }

@@ -26,7 +26,7 @@ const (
 	offsetSize = 8 // of the offset before data
 )
 
-// done is the payload of kindDone.
+// done is the payload of kindDone, and the receiver's answer to it.
 type done struct {
 	Notes []string `json:"notes,omitempty"`
 }

@@ -2,7 +2,9 @@ package frame
 
 import (
 	"bytes"
+	"io"
 	"testing"
+	"testing/iotest"
 )
 
 // FuzzRead: any bytes give frames or an error, and what was written is read back.
@@ -15,6 +17,7 @@ func FuzzRead(f *testing.F) {
 	f.Add([]byte{1, 0xff, 0xff, 0xff, 0xff, 0})
 	f.Add([]byte{2, 0, 1, 0, 0, 'x'})
 	f.Fuzz(func(t *testing.T, stream []byte) {
+		checkReader(t, stream)
 		r := bytes.NewReader(stream)
 		var again bytes.Buffer
 		for {
@@ -34,4 +37,41 @@ func FuzzRead(f *testing.F) {
 			}
 		}
 	})
+}
+
+// checkReader checks that a Reader finds the frames that Read finds.
+func checkReader(t *testing.T, stream []byte) {
+	one := bytes.NewReader(stream)
+	many := NewReader(iotest.HalfReader(bytes.NewReader(stream)))
+	for {
+		want, wantErr := Read(one)
+		got, err := many.Next()
+		if (err == nil) != (wantErr == nil) || (err == io.EOF) != (wantErr == io.EOF) {
+			t.Fatalf("Next gave the error %v where Read gives %v", err, wantErr)
+		}
+		if err != nil {
+			return
+		}
+		if got.Kind != want.Kind || !bytes.Equal(got.Payload, want.Payload) {
+			t.Fatalf("Next gave %v where Read gives %v", got, want)
+		}
+	}
+}
+
+// TestReader: frames of all sizes are found, without an allocation for each.
+func TestReader(t *testing.T) {
+	var b bytes.Buffer
+	w := NewWriter(&b)
+	for range 100 {
+		_ = w.Write(Stdout, make([]byte, ChunkSize))
+	}
+	_ = w.Write(Stdout, make([]byte, MaxPayload))
+	checkReader(t, b.Bytes())
+	r := NewReader(&b)
+	if _, err := r.Next(); err != nil {
+		t.Fatal(err)
+	}
+	if got := testing.AllocsPerRun(50, func() { _, _ = r.Next() }); got > 0 {
+		t.Errorf("%v allocations for each frame, want none", got)
+	}
 }

@@ -73,8 +73,8 @@ func parseUptime(text string, s *Stats) error {
 	return nil
 }
 
-// parseCPU reads the line "cpu user nice system idle iowait irq softirq steal guest guest_nice", and counts the lines of
-// single CPUs. The times of guests are in user and nice already.
+// parseCPU reads the line "cpu user nice system idle iowait irq softirq steal guest guest_nice", and counts the lines
+// of single CPUs. The times of guests are in user and nice already.
 func parseCPU(text string, s *Stats) error {
 	for line := range strings.Lines(text) {
 		fields := strings.Fields(line)

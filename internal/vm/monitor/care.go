@@ -60,10 +60,10 @@ func (m *monitor) keepSocket() error {
 	if err != nil {
 		return err
 	}
+	m.clients.Go(func() { m.serve(control) })
 	m.control.(*net.UnixListener).SetUnlinkOnClose(false) // the path is the new one's
 	_ = m.control.Close()
 	m.control = control
-	go m.serve(control)
 	return nil
 }
 

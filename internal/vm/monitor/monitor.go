@@ -89,7 +89,7 @@ type monitor struct {
 	control  net.Listener
 	log      *output.Writer
 	ports    *port.Set
-	clients  sync.WaitGroup // connections that wait for the end
+	clients  sync.WaitGroup // connections, and who accepts them
 
 	booted chan struct{}      // closed when the machine has booted, or never will
 	stops  chan time.Duration // the limits of requests to stop; only the first counts
@@ -135,7 +135,8 @@ func (m *monitor) live(ctx context.Context, first net.Conn) error {
 	m.cut = cut
 	err := m.open()
 	if err == nil {
-		go m.serve(m.control)
+		control := m.control
+		m.clients.Go(func() { m.serve(control) })
 		go m.obeySignals(ctx)
 		err = m.run(life, first)
 	} else {

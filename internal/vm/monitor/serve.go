@@ -31,7 +31,7 @@ func (m *monitor) serve(control net.Listener) {
 		if err != nil {
 			return
 		}
-		go m.answer(conn)
+		m.clients.Go(func() { m.answer(conn) })
 	}
 }
 
@@ -80,8 +80,6 @@ func (m *monitor) carryOut(conn net.Conn, r request) error {
 
 // tellEnd answers with the final state when it is known.
 func (m *monitor) tellEnd(conn net.Conn) error {
-	m.clients.Add(1)
-	defer m.clients.Done()
 	<-m.done
 	return writeLine(conn, answer{State: &m.state})
 }
@@ -155,6 +153,11 @@ func (m *monitor) askStop(limit time.Duration) {
 	case m.stops <- limit:
 	default:
 		return
+	}
+	select {
+	case <-m.booted:
+		return // whatever the limit, which may be none
+	default:
 	}
 	go func() {
 		select {

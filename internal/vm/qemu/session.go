@@ -110,8 +110,8 @@ func (k *keeper) watch(ctx context.Context, session *channel.Session) {
 	}
 }
 
-// answers asks the agent for a word. Anything else that it sends will do: a long transfer may be in the way of the answer.
-// A session that ends has an answer too.
+// answers asks the agent for a word. Anything else that it sends will do: a long transfer may be in the way of the
+// answer. A session that ends has an answer too.
 func (k *keeper) answers(ctx context.Context, session *channel.Session) bool {
 	limited, cancel := context.WithTimeout(ctx, k.probeLimit)
 	defer cancel()
@@ -164,7 +164,8 @@ func endsNow(session *channel.Session) bool {
 }
 
 // Open opens a stream to the guest's agent, which the caller closes. While the agent is away, it waits for it until
-// ctx ends; the agent comes back by itself after most that can happen to it. The error of a machine that has ended says so.
+// ctx ends; the agent comes back by itself after most that can happen to it. The error of a machine that has ended
+// says so.
 func (m *Machine) Open(ctx context.Context) (net.Conn, error) { return m.keeper.open(ctx) }
 
 // isStopped reports whether a process is stopped by a signal (proc(5), stat, state T), so that a guest cannot run.

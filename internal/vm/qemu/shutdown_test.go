@@ -61,21 +61,7 @@ func TestShutdown(t *testing.T) {
 			spec := k.spec(t)
 			spec.RootImage = k.messyRoot(t)
 			m := start(t, spec)
-			for _, command := range append([][]string{{"write", "kept", "/written"}}, test.mess...) {
-				if _, errOut, code := in(t, m, nil, append([]string{"/bin/guesttool"}, command...)...); code != 0 {
-					t.Fatalf("%q in the guest: %s\n%s", command, errOut, read(t, m.files.console))
-				}
-			}
-			begin := time.Now()
-			if err := m.Shutdown(t.Context()); err != nil {
-				t.Fatalf("shutting down: %v\n%s", err, read(t, m.files.console))
-			}
-			took := time.Since(begin)
-			t.Logf("from the request to the machine's end: %v", took.Round(time.Millisecond))
-			if took > test.limit {
-				t.Errorf("the shutdown took %v, want %v at most", took, test.limit)
-			}
-			raw := rawDisk(t, m)
+			raw := shutDown(t, m, test.mess, test.limit)
 			checkClean(t, raw)
 			checkDisk(t, raw, "/written", "kept")
 			for file, content := range test.files {
@@ -91,6 +77,26 @@ func TestShutdown(t *testing.T) {
 	}
 }
 
+// shutDown makes the mess, powers the machine off, which may take no longer than limit, and returns its disk.
+func shutDown(t *testing.T, m *Machine, mess [][]string, limit time.Duration) (raw string) {
+	t.Helper()
+	for _, command := range append([][]string{{"write", "kept", "/written"}}, mess...) {
+		if _, errOut, code := in(t, m, nil, append([]string{"/bin/guesttool"}, command...)...); code != 0 {
+			t.Fatalf("%q in the guest: %s\n%s", command, errOut, read(t, m.files.console))
+		}
+	}
+	begin := time.Now()
+	if err := m.Shutdown(t.Context()); err != nil {
+		t.Fatalf("shutting down: %v\n%s", err, read(t, m.files.console))
+	}
+	took := time.Since(begin)
+	t.Logf("from the request to the machine's end: %v", took.Round(time.Millisecond))
+	if took > limit {
+		t.Errorf("the shutdown took %v, want %v at most", took, limit)
+	}
+	return rawDisk(t, m)
+}
+
 // checkClean looks for anything that the next mount would have to recover: a journal with transactions, orphaned inodes,
 // a missing mark of a clean file system.
 func checkClean(t *testing.T, disk string) {
@@ -103,8 +109,9 @@ func checkClean(t *testing.T, disk string) {
 	for line := range strings.Lines(string(result.Stdout)) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
 		value = strings.TrimSpace(value)
+		features := name == "Filesystem features"
 		if name == "Filesystem state" && value != "clean" || name == "First orphan inode" ||
-			name == "Filesystem features" && (strings.Contains(value, "needs_recovery") || strings.Contains(value, "orphan_present")) {
+			features && strings.Contains(value, "needs_recovery") || features && strings.Contains(value, "orphan_present") {
 			t.Errorf("the disk is not clean: %s", line)
 		}
 	}

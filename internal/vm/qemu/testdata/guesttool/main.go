@@ -49,6 +49,8 @@ func run(verb string, args []string) error {
 		return os.WriteFile(args[1], []byte(args[0]), 0o600)
 	case "kill-parent": // as by kill -9
 		return syscall.Kill(os.Getppid(), syscall.SIGKILL)
+	case "turn-clock": // by a DURATION
+		return turnClock(args[0])
 	case "fill": // MIB of ones to FILE
 		mib, err := strconv.Atoi(args[0])
 		if err != nil {
@@ -131,4 +133,13 @@ func fill(mib int, path string) error {
 		}
 	}
 	return file.Close()
+}
+
+func turnClock(by string) error {
+	duration, err := time.ParseDuration(by)
+	if err != nil {
+		return err
+	}
+	now := syscall.NsecToTimeval(time.Now().Add(duration).UnixNano())
+	return syscall.Settimeofday(&now)
 }
