@@ -218,7 +218,7 @@ func TestBadHosts(t *testing.T) {
 		"unix://relative":                     {int(fault.Usage), "unix:///PATH"},
 		w.dir:                                 {int(fault.Usage), "unix:///PATH"},
 		"unix://" + w.dir + "/none.sock":      {int(fault.Unreachable), "banger daemon"},
-		"unix://" + filepath.Join(file):       {int(fault.Unreachable), "banger daemon"},
+		"unix://" + file:                      {int(fault.Unreachable), "banger daemon"},
 		"unix:///" + strings.Repeat("x", 200): {int(fault.Unreachable), ""},
 	} {
 		_, stderr, code := w.command(nil, "--host", host, "vm", "ls")

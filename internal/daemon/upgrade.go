@@ -44,7 +44,7 @@ func (c *call) upgrade(protocol string) (u *upgraded, release func(), err error)
 	}
 	c.begun = true
 	c.server.streams.Add(1)
-	early, _ := buffer.Reader.Peek(buffer.Reader.Buffered())
+	early, _ := buffer.Peek(buffer.Reader.Buffered())
 	all := io.MultiReader(bytes.NewReader(bytes.Clone(early)), conn)
 	u = &upgraded{Conn: conn, in: bufio.NewReader(all)}
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })

@@ -149,8 +149,29 @@ func (u *user) execs(t *testing.T) {
 			t.Fatalf("the VM's command prints %q", u.must("vm", "logs", "web"))
 		}
 	}
+	u.overStreams(t)
 	if stats := u.must("vm", "stats", "--json"); !strings.Contains(stats, `"name": "web"`) {
 		t.Errorf("stats: %s", stats)
+	}
+}
+
+// overStreams: what works over streams to the agent does so through the daemon.
+func (u *user) overStreams(t *testing.T) {
+	notes := filepath.Join(u.dir, "notes")
+	if err := os.WriteFile(notes, bytes.Repeat([]byte("remember the milk\n"), 1<<17), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	u.must("vm", "cp", notes, "web:/tmp/notes")
+	u.must("vm", "cp", "web:/tmp/notes", notes+".back")
+	want, _ := os.ReadFile(notes)
+	if got, err := os.ReadFile(notes + ".back"); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("a file that went into the VM and out again has %d bytes instead of %d (%v)", len(got), len(want), err)
+	}
+	if release := u.must("vm", "ssh", "web", "cat", "/etc/alpine-release"); !strings.HasPrefix(release, "3.10") {
+		t.Errorf("vm ssh: %q", release)
+	}
+	if ports := u.must("vm", "port", "add", "web", "80"); !strings.Contains(ports, "->80/tcp") || u.must("vm", "port", "rm", "web", "80") != ports {
+		t.Errorf("vm port add: %q", ports)
 	}
 }
 
