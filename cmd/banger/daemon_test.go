@@ -201,6 +201,9 @@ func TestHost(t *testing.T) {
 				codeByVariable, byVariable, errorByVariable)
 		}
 	}
+	if versions, _, code := w.command(elsewhere, "version"); code != 0 || !strings.Contains(versions, "\ndaemon ") {
+		t.Errorf("version: exit code %d and %s, want the daemon's versions too", code, versions)
+	}
 	if _, err := os.Stat(elsewhere["BANGER_HOME"]); err == nil {
 		t.Error("a command that a daemon does has made a home of its own")
 	}
