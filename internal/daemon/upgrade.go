@@ -99,14 +99,20 @@ func join(ctx context.Context, client *upgraded, guest net.Conn) {
 		_ = guest.Close()
 	}()
 	_, _ = io.Copy(client.Conn, guest)
-	// A connection that is closed with something unread ends with an error instead of an end.
-	if half, ok := client.Conn.(interface{ CloseWrite() error }); ok {
-		_ = half.CloseWrite()
-	}
-	_ = client.SetReadDeadline(time.Now().Add(lingerLimit))
+	linger(client.Conn)
 	_ = guest.Close()
 	<-gone
 	_ = client.Close()
+}
+
+// linger tells the client the end, and leaves it some time to hang up: a connection that is closed with something unread
+// ends with an error instead of an end.
+func linger(client net.Conn) {
+	half, ok := client.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil {
+		_ = client.Close()
+	}
+	_ = client.SetReadDeadline(time.Now().Add(lingerLimit))
 }
 
 // receiver notes whether it was the writing that failed.
