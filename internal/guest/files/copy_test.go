@@ -444,6 +444,7 @@ func TestRandomWire(t *testing.T) {
 			at += int64(len(p))
 		}
 		_ = out.end(nil)
+		out.close()
 		dest := t.TempDir()
 		d, err := newDisk(place{dest, "f"}, policy{}, onHost)
 		if err != nil {

@@ -63,6 +63,7 @@ func send(stream net.Conn, text []byte) *frame.Refusal {
 		_ = stream.Close()
 	}()
 	out := newOutbox(stream)
+	defer out.close()
 	err = newWalker(out, args.Archive, inVM).walk(from.path)
 	if err == nil || out.flush() != nil {
 		return nil

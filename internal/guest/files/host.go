@@ -139,7 +139,10 @@ func deliver(ctx context.Context, stream net.Conn, args receiveArgs, o Options, 
 	out := newOutbox(stream)
 	count := &counter{to: out, progress: o.Progress}
 	sent, answered := make(chan error, 1), make(chan answer, 1)
-	go func() { sent <- fill(count) }()
+	go func() {
+		defer out.close()
+		sent <- fill(count)
+	}()
 	go func() { answered <- readAnswer(stream) }()
 	var a answer
 	var err error

@@ -88,7 +88,7 @@ func (t *tarWriter) data(off int64, p []byte) error {
 // fill writes zeros up to an offset, which may be very far away.
 func (t *tarWriter) fill(to int64) error {
 	if t.at < to && t.zeros == nil {
-		t.zeros = make([]byte, batchSize)
+		t.zeros = make([]byte, chunkSize)
 	}
 	for t.at < to {
 		if err := t.ctx.Err(); err != nil {
@@ -167,7 +167,7 @@ func (t *tarReader) read(r io.Reader) error {
 
 // gunzip undoes gzip, which the content shows (RFC 1952, 2.3.1).
 func gunzip(r io.Reader) (io.Reader, error) {
-	buffered := bufio.NewReaderSize(r, batchSize)
+	buffered := bufio.NewReaderSize(r, chunkSize)
 	if head, _ := buffered.Peek(2); bytes.Equal(head, []byte{0x1f, 0x8b}) {
 		return gzip.NewReader(buffered)
 	}

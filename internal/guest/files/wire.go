@@ -1,7 +1,6 @@
 package files
 
 import (
-	"bufio"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -20,8 +19,6 @@ const (
 const (
 	// chunkSize is how many bytes of a file are read and sent at once: enough that the calls cost little.
 	chunkSize = 256 << 10
-	// batchSize is how many bytes of small frames go out in one write.
-	batchSize = 64 << 10
 
 	offsetSize = 8 // of the offset before data
 )
@@ -31,15 +28,18 @@ type done struct {
 	Notes []string `json:"notes,omitempty"`
 }
 
-// outbox is the sink that sends a tree over a stream. Small frames are gathered and written together.
+// outbox is the sink that sends a tree over a stream.
 type outbox struct {
-	w       *bufio.Writer
+	w       *writeAhead
 	head    [5 + offsetSize]byte
 	scratch []byte
 	broken  bool // the stream takes no more
 }
 
-func newOutbox(stream io.Writer) *outbox { return &outbox{w: bufio.NewWriterSize(stream, batchSize)} }
+// newOutbox returns an outbox, which the caller closes.
+func newOutbox(stream io.Writer) *outbox { return &outbox{w: newWriteAhead(stream)} }
+
+func (o *outbox) close() { o.w.close() }
 
 // begin writes the header of a frame of so many bytes.
 func (o *outbox) begin(kind frame.Kind, length int) {
@@ -70,7 +70,7 @@ func (o *outbox) data(off int64, p []byte) error {
 	return o.write(p)
 }
 
-// write writes the end of a frame. A bufio.Writer keeps its first error, so those before need no look.
+// write writes the end of a frame. The writer keeps its first error, so those before need no look.
 func (o *outbox) write(p []byte) error {
 	_, err := o.w.Write(p)
 	return o.check(err)
@@ -97,7 +97,7 @@ func (o *outbox) end(notes []string) error {
 
 // flush sends what has been gathered.
 func (o *outbox) flush() error {
-	return o.check(o.w.Flush())
+	return o.check(o.w.flush())
 }
 
 // inbox receives a tree from a stream.
