@@ -21,7 +21,7 @@ type copying func(context.Context, net.Conn, string, string, guestfiles.Options)
 // copyThrough copies and returns how long it took.
 func copyThrough(t testing.TB, m *Machine, way copying, src, dest string, o guestfiles.Options) (time.Duration, error) {
 	t.Helper()
-	stream, err := m.Session().Open(t.Context())
+	stream, err := m.Open(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
