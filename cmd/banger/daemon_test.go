@@ -201,6 +201,9 @@ func TestHost(t *testing.T) {
 				codeByVariable, byVariable, errorByVariable)
 		}
 	}
+	if versions, _, code := w.command(elsewhere, "version"); code != 0 || !strings.Contains(versions, "\ndaemon ") {
+		t.Errorf("version: exit code %d and %s, want the daemon's versions too", code, versions)
+	}
 	if _, err := os.Stat(elsewhere["BANGER_HOME"]); err == nil {
 		t.Error("a command that a daemon does has made a home of its own")
 	}
@@ -218,7 +221,7 @@ func TestBadHosts(t *testing.T) {
 		"unix://relative":                     {int(fault.Usage), "unix:///PATH"},
 		w.dir:                                 {int(fault.Usage), "unix:///PATH"},
 		"unix://" + w.dir + "/none.sock":      {int(fault.Unreachable), "banger daemon"},
-		"unix://" + filepath.Join(file):       {int(fault.Unreachable), "banger daemon"},
+		"unix://" + file:                      {int(fault.Unreachable), "banger daemon"},
 		"unix:///" + strings.Repeat("x", 200): {int(fault.Unreachable), ""},
 	} {
 		_, stderr, code := w.command(nil, "--host", host, "vm", "ls")

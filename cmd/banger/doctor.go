@@ -32,6 +32,9 @@ func (a *app) doctor(ctx context.Context, asJSON bool) error {
 	if err == nil {
 		checks, err = e.Doctor(ctx)
 	}
+	if err != nil && a.daemonHost() != "" {
+		return err
+	}
 	if err != nil { // there is nowhere to look for the rest
 		checks = []engine.Check{{Name: "home", State: engine.Fail, Detail: err.Error(), Hint: fault.HintOf(err)}}
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -90,11 +91,28 @@ func newVersion(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Print the versions of banger and of its guest agent", Args: exactly(),
 		Example: "  banger version",
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			_, err := fmt.Fprintf(a.stdout, "banger %s\n", version())
+			if host := a.daemonHost(); host != "" {
+				err = errors.Join(err, a.printDaemonVersion(cmd.Context(), host))
+			}
 			return err
 		},
 	}
+}
+
+// printDaemonVersion prints the versions of the daemon that a --host names.
+func (a *app) printDaemonVersion(ctx context.Context, host string) error {
+	client, err := a.client(host)
+	if err != nil {
+		return err
+	}
+	v, err := client.Versions(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(a.stdout, "daemon %s, guest agent %s, API %s\n", v.Banger, v.Agent, v.API)
+	return err
 }
 
 func version() string { return ownVersion() + ", guest agent " + embedded.Version() }

@@ -4,15 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/signal"
 	"os/user"
 	"path/filepath"
+	"runtime/debug"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
 
-	"github.com/banger-vm/banger/internal/engine"
 	"github.com/banger-vm/banger/internal/ssh"
 	"github.com/banger-vm/banger/internal/ssh/openssh"
 )
@@ -47,47 +49,87 @@ func (a *app) vmSSH(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	e, client, err := a.sshClient(ctx)
+	name := strings.TrimSuffix(parsed.Host, sshDomain)
+	if err := a.reach(ctx, name); err != nil {
+		return err
+	}
+	parsed.Host = name + sshDomain
+	program, err := openssh.Program(a.getenv("PATH"))
 	if err != nil {
 		return err
 	}
-	host, err := a.engine()
+	client, err := a.sshClient(ctx)
 	if err != nil {
 		return err
 	}
-	program, argv, err := e.SSHCommand(ctx, host, client, parsed)
+	options, err := client.Options()
 	if err != nil {
 		return err
 	}
-	if err := syscall.Exec(program, argv, os.Environ()); err != nil {
+	if err := syscall.Exec(program, append([]string{"ssh"}, parsed.With(options)...), os.Environ()); err != nil {
 		return fmt.Errorf("running %q: %w", program, err)
 	}
 	return nil
 }
 
-// sshClient says how OpenSSH reaches the VMs by this program, with what this process was told of where they are.
-func (a *app) sshClient(ctx context.Context) (*engine.Engine, openssh.Client, error) {
-	e, err := a.localEngine()
+// reach says why a VM cannot be reached. SSH has no words for that.
+func (a *app) reach(ctx context.Context, name string) error {
+	e, err := a.engine()
 	if err != nil {
-		return nil, openssh.Client{}, err
+		return err
+	}
+	stream, err := e.Stream(ctx, name)
+	if err != nil {
+		return fmt.Errorf("connecting by SSH: %w", err)
+	}
+	return stream.Close()
+}
+
+// sshDomain is what OpenSSH knows VMs by: their name and this.
+const sshDomain = ".banger"
+
+// sshIdentity is the host key of all VMs, wherever they run: SSH ends in this process.
+func (a *app) sshIdentity(ctx context.Context) (ssh.Identity, error) {
+	home, err := a.home()
+	if err != nil {
+		return ssh.Identity{}, err
+	}
+	if home, err = filepath.Abs(home); err != nil {
+		return ssh.Identity{}, fmt.Errorf("finding banger's home: %w", err)
+	}
+	return ssh.LoadIdentity(ctx, filepath.Join(home, "ssh"), "*"+sshDomain)
+}
+
+// sshClient says how OpenSSH reaches the VMs by this program.
+func (a *app) sshClient(ctx context.Context) (openssh.Client, error) {
+	identity, err := a.sshIdentity(ctx)
+	if err != nil {
+		return openssh.Client{}, err
 	}
 	self, err := os.Executable()
 	if err != nil {
-		return nil, openssh.Client{}, fmt.Errorf("finding banger's own program: %w", err)
+		return openssh.Client{}, fmt.Errorf("finding banger's own program: %w", err)
 	}
-	var env []string
-	if a.getenv("BANGER_HOME") != "" || a.getenv("XDG_DATA_HOME") != "" {
-		home, err := a.home()
-		if err != nil {
-			return nil, openssh.Client{}, err
+	proxy := append(a.sshSurroundings(), self, "vm", "ssh-proxy")
+	return openssh.Client{Domain: sshDomain, User: "root", Proxy: proxy, KnownHosts: identity.KnownHosts}, nil
+}
+
+// sshSurroundings begins the proxy's command with what it would not find out by itself when OpenSSH is started elsewhere.
+func (a *app) sshSurroundings() []string {
+	var vars []string
+	home, err := a.home()
+	if err == nil && (a.getenv("BANGER_HOME") != "" || a.getenv("XDG_DATA_HOME") != "") {
+		if home, err = filepath.Abs(home); err == nil {
+			vars = append(vars, "BANGER_HOME="+home)
 		}
-		env = append(env, "BANGER_HOME="+home)
 	}
 	if host := a.daemonHost(); host != "" {
-		env = append(env, "BANGER_HOST="+host)
+		vars = append(vars, "BANGER_HOST="+host)
 	}
-	client, err := e.SSHClient(ctx, self, env)
-	return e, client, err
+	if len(vars) == 0 {
+		return nil
+	}
+	return append([]string{"env"}, vars...)
 }
 
 func newVMSSHProxy(a *app) *cobra.Command {
@@ -99,22 +141,38 @@ func newVMSSHProxy(a *app) *cobra.Command {
 	}
 }
 
+// collectAtSSH is by how many percent the heap may grow here before it is collected. Data on its way makes much garbage
+// and little that stays: with the 25 of a pull it takes one and a half times as long.
+const collectAtSSH = 400
+
 func (a *app) vmSSHProxy(ctx context.Context, name string) error {
 	out, ok := a.stdout.(*os.File)
 	if !ok {
 		return errors.New("serving SSH: standard output is no file")
 	}
+	if a.getenv("GOGC") == "" {
+		debug.SetGCPercent(collectAtSSH)
+	}
 	// Ctrl-C reaches every program on the terminal. sftp takes it for the end of a transfer, not of the connection.
 	signal.Ignore(syscall.SIGINT)
-	e, err := a.localEngine()
+	e, err := a.engine()
 	if err != nil {
 		return err
 	}
-	host, err := a.engine()
+	name = strings.TrimSuffix(name, sshDomain)
+	if err := a.reach(ctx, name); err != nil {
+		return err
+	}
+	vm, err := e.FindVM(ctx, name)
 	if err != nil {
 		return err
 	}
-	return e.ServeSSH(ctx, host, name, ssh.Stdio(a.stdin, out))
+	identity, err := a.sshIdentity(ctx)
+	if err != nil {
+		return err
+	}
+	open := func(ctx context.Context) (net.Conn, error) { return e.Stream(ctx, name) }
+	return ssh.Serve(ctx, ssh.Stdio(a.stdin, out), ssh.Options{Open: open, HostKey: identity.HostKey, Env: vm.Env})
 }
 
 // sshConfig are the flags of ssh-config.
@@ -159,15 +217,19 @@ func (a *app) sshConfig(ctx context.Context, f sshConfig) error {
 	if f.uninstall {
 		return a.sayChanged(openssh.Uninstall(dir))
 	}
-	e, client, err := a.sshClient(ctx)
+	client, err := a.sshClient(ctx)
 	if err != nil {
 		return err
 	}
-	return a.sayChanged(e.InstallSSH(client, dir))
+	block, err := client.Block()
+	if err != nil {
+		return err
+	}
+	return a.sayChanged(openssh.Install(dir, block))
 }
 
 func (a *app) printSSHConfig(ctx context.Context) error {
-	_, client, err := a.sshClient(ctx)
+	client, err := a.sshClient(ctx)
 	if err != nil {
 		return err
 	}

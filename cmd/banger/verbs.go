@@ -60,10 +60,14 @@ type verbs interface {
 
 // engine returns what does the commands' work: the engine on the user's home or, if --host says so, a daemon.
 func (a *app) engine() (verbs, error) {
-	host := a.daemonHost()
-	if host == "" {
-		return a.localEngine()
+	if host := a.daemonHost(); host != "" {
+		return a.client(host)
 	}
+	return a.localEngine()
+}
+
+// client returns the client of the daemon that a --host names.
+func (a *app) client(host string) (*remote.Client, error) {
 	socket, err := socketOf(host)
 	if err != nil {
 		return nil, err

@@ -173,11 +173,10 @@ func (a *app) vmOptions(cmd *cobra.Command, args []string, f vmFlags) (engine.VM
 	if len(options.Args) > 0 && options.Args[0] == "--" {
 		options.Args = options.Args[1:]
 	}
-	fromFiles, err := a.environmentFiles(f.envFiles)
-	if err != nil {
+	if options.Env, err = a.environmentFiles(f.envFiles); err != nil {
 		return options, err
 	}
-	options.Env = append(fromFiles, a.environment(f.Env)...)
+	options.Env = append(options.Env, a.environment(f.Env)...)
 	a.progress.quiet = f.quiet
 	return options, options.Check()
 }

@@ -74,7 +74,7 @@ func newDaemonWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	served := daemon.New(daemon.Config{
-		Engine: e.Reporting(nil), OpenAPI: docs.OpenAPI(), Log: io.Discard, Versions: api.Versions{API: api.Version},
+		Engine: e, OpenAPI: docs.OpenAPI(), Log: io.Discard, Versions: api.Versions{API: api.Version},
 	})
 	server := &http.Server{Handler: apitest.Judge(t, served)}
 	ended := make(chan struct{})

@@ -16,7 +16,7 @@ func (c *call) join(protocol string, stream net.Conn) error {
 		return err
 	}
 	defer release()
-	join(client, stream)
+	join(c.ctx(), client, stream)
 	return nil
 }
 
@@ -26,7 +26,7 @@ func (c *call) runAttached(options engine.BeginOptions) error {
 	if err := c.mustAskFor(api.UpgradeRun); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(c.ctx())
+	ctx, cancel := context.WithCancel(c.ctx()) // the client's end does not end it once the connection is upgraded
 	defer cancel()
 	client, release, err := c.upgrade(api.UpgradeRun)
 	if err != nil {
@@ -45,6 +45,6 @@ func (c *call) runAttached(options engine.BeginOptions) error {
 	if begun.Conn == nil {
 		return err
 	}
-	join(client, begun.Conn) // ends at once if the client has gone
+	join(ctx, client, begun.Conn) // ends at once if the client has gone
 	return nil
 }

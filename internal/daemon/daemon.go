@@ -18,6 +18,7 @@ import (
 	"github.com/banger-vm/banger/internal/api"
 	"github.com/banger-vm/banger/internal/engine"
 	"github.com/banger-vm/banger/internal/fault"
+	"github.com/banger-vm/banger/internal/imagepull"
 )
 
 const (
@@ -49,6 +50,9 @@ type Server struct {
 
 // New returns a Server.
 func New(config Config) *Server {
+	if config.Engine != nil { // nobody sees steps but those who ask for them
+		config.Engine = config.Engine.Reporting(func(imagepull.Step) {})
+	}
 	s := &Server{config: config, mux: http.NewServeMux()}
 	for _, r := range s.routes() {
 		s.mux.HandleFunc(r.pattern, s.handler(r.handle))
@@ -76,9 +80,21 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 		finished(server, cleanupLimit)
 	}
 	end(errStopping) // the upgraded connections, which the server does not count
-	s.streams.Wait()
-	_ = server.Close()
-	return nil
+	s.waitForStreams(cleanupLimit)
+	return server.Close()
+}
+
+// waitForStreams waits until no upgraded connection is left, for a time.
+func (s *Server) waitForStreams(limit time.Duration) {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		s.streams.Wait()
+	}()
+	select {
+	case <-ended:
+	case <-time.After(limit):
+	}
 }
 
 // finished stops listening and waits until no request is under way, for a time.

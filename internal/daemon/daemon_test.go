@@ -189,7 +189,7 @@ func TestBadRequests(t *testing.T) {
 		{"POST", "/v1/images", "nonsense", 400, "usage", "invalid character"},
 		{"POST", "/v1/images", `[]`, 400, "usage", "cannot unmarshal"},
 		{"POST", "/v1/images", `{"reference":1}`, 400, "usage", "reference"},
-		{"POST", "/v1/images", `{"reference":"a","nmae":"b"}`, 400, "usage", "nmae"},
+		{"POST", "/v1/images", `{"reference":"a","nome":"b"}`, 400, "usage", "nome"},
 		{"POST", "/v1/images", `{"reference":"a"} {}`, 400, "usage", "something follows"},
 		{"POST", "/v1/images", `{"reference":"a"}]`, 400, "usage", "invalid character"},
 		{"POST", "/v1/images", `{"reference":""}`, 400, "usage", "reference"},

@@ -66,7 +66,7 @@ func (l *lateAnswer) Write(b []byte) (int, error) {
 // long answers with the result of work that reports steps. A client that accepts events gets them as they come.
 func (c *call) long(work func(ctx context.Context, e *engine.Engine) (any, error)) error {
 	if !c.accepts(api.Events) {
-		result, err := work(c.ctx(), c.engine.Reporting(func(imagepull.Step) {}))
+		result, err := work(c.ctx(), c.engine)
 		if err != nil {
 			return err
 		}

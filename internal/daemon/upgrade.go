@@ -34,22 +34,18 @@ func (c *call) mustAskFor(protocol string) error {
 	return status{error: fault.New(fault.Usage, err, hint), code: http.StatusUpgradeRequired}
 }
 
-// upgrade makes the connection one of this protocol. The daemon's Serve waits for release, and the connection is closed
-// when the daemon stops.
+// upgrade makes the connection one of this protocol. The daemon's end waits a while for release, which closes it.
 func (c *call) upgrade(protocol string) (u *upgraded, release func(), err error) {
-	ctx := c.ctx() // of the connection's server; the client's end does not end it any more
 	conn, buffer, err := http.NewResponseController(c.w).Hijack()
 	if err != nil {
 		return nil, nil, err
 	}
 	c.begun = true
 	c.server.streams.Add(1)
-	early, _ := buffer.Reader.Peek(buffer.Reader.Buffered())
+	early, _ := buffer.Peek(buffer.Reader.Buffered())
 	all := io.MultiReader(bytes.NewReader(bytes.Clone(early)), conn)
 	u = &upgraded{Conn: conn, in: bufio.NewReader(all)}
-	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	release = func() {
-		stop()
 		_ = conn.Close()
 		c.server.streams.Done()
 	}
@@ -89,9 +85,10 @@ func (u *upgraded) watch(gone func()) (stop func()) {
 // lingerLimit is how long a client may take to hang up when its stream has ended.
 const lingerLimit = 5 * time.Second
 
-// join copies both ways until one side closes: closing is how a stream ends, for both. What the guest says before it
-// closes reaches the client in any case, even if the client is still sending.
-func join(client *upgraded, guest net.Conn) {
+// join copies both ways until one side closes, or ctx ends: closing is how a stream ends, for both. What the guest says
+// before it closes reaches the client in any case, even if the client is still sending.
+func join(ctx context.Context, client *upgraded, guest net.Conn) {
+	defer context.AfterFunc(ctx, func() { _, _ = client.Close(), guest.Close() })()
 	gone := make(chan struct{})
 	go func() {
 		defer close(gone)
@@ -102,14 +99,20 @@ func join(client *upgraded, guest net.Conn) {
 		_ = guest.Close()
 	}()
 	_, _ = io.Copy(client.Conn, guest)
-	// A connection that is closed with something unread ends with an error instead of an end.
-	if half, ok := client.Conn.(interface{ CloseWrite() error }); ok {
-		_ = half.CloseWrite()
-	}
-	_ = client.SetReadDeadline(time.Now().Add(lingerLimit))
+	linger(client.Conn)
 	_ = guest.Close()
 	<-gone
 	_ = client.Close()
+}
+
+// linger tells the client the end, and leaves it some time to hang up: a connection that is closed with something unread
+// ends with an error instead of an end.
+func linger(client net.Conn) {
+	half, ok := client.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil {
+		_ = client.Close()
+	}
+	_ = client.SetReadDeadline(time.Now().Add(lingerLimit))
 }
 
 // receiver notes whether it was the writing that failed.

@@ -42,13 +42,13 @@ const (
 type VMOptions struct {
 	Image      string        `json:"image"`                // a name, an id, or a reference
 	Args       []string      `json:"args,omitempty"`       // replace the image's Cmd
-	Entrypoint *string       `json:"entrypoint,omitempty"` // replaces the image's Entrypoint, and drops its Cmd; nil leaves them
+	Entrypoint *string       `json:"entrypoint,omitempty"` // replaces Entrypoint, and drops Cmd; nil leaves them
 	Kernel     string        `json:"kernel,omitempty"`     // "" is the default one
 	Name       string        `json:"name,omitempty"`       // "" makes one up
 	Hostname   string        `json:"hostname,omitempty"`   // "" is the name
 	CPUs       int           `json:"cpus"`
 	Memory     int64         `json:"memory"`          // bytes
-	Disk       int64         `json:"disk,omitempty"`  // bytes of the VM's disk, rounded down to whole blocks; 0 is the image's size
+	Disk       int64         `json:"disk,omitempty"`  // bytes, rounded down to whole blocks; 0 is the image's size
 	Pull       string        `json:"pull"`            // PullMissing, PullAlways or PullNever
 	Network    string        `json:"network"`         // NetworkUser or NetworkNone
 	Ports      []string      `json:"ports,omitempty"` // published on the host, as package port writes them

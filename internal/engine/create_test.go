@@ -113,7 +113,7 @@ func TestParseSignal(t *testing.T) {
 	for text, want := range map[string]syscall.Signal{
 		"9": 9, "KILL": 9, "SIGKILL": 9, "kill": 9, "sigHup": 1, "USR1": 10, "64": 64,
 		"RTMIN": 34, "SIGRTMIN": 34, "RTMIN+3": 37, "rtmin+30": 64, "RTMAX": 64, "SIGRTMAX-30": 34,
-		"": 0, "0": 0, "65": 0, "-1": 0, "SIG": 0, "SIGNONSENSE": 0, "RTMIN+31": 0, "RTMIN-1": 0, "RTMAX+1": 0, "RTMINx": 0, "9 ": 0,
+		"": 0, "0": 0, "65": 0, "-1": 0, "SIG": 0, "SIGNONSENSE": 0, "RTMIN+31": 0, "RTMIN-1": 0, "RTMAX+1": 0, "RTMINx": 0, "9x": 0,
 	} {
 		got, err := ParseSignal(text)
 		if want == 0 && (fault.KindOf(err) != fault.Usage || err == nil) || want != 0 && err != nil || got != want {

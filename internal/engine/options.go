@@ -37,7 +37,8 @@ func (o VMOptions) Check() error {
 	case o.CPUs < 1:
 		return refuse("--cpus %d is too few", o.CPUs, "pass 1 or more")
 	case o.Memory < MinMemory:
-		return refuse("--memory %s is too little to boot", units.BytesSize(float64(o.Memory)), fmt.Sprintf("pass %dMiB or more", MinMemory/mib))
+		least := fmt.Sprintf("pass %dMiB or more", MinMemory/mib)
+		return refuse("--memory %s is too little to boot", units.BytesSize(float64(o.Memory)), least)
 	case o.Timeout <= 0:
 		return refuse("--boot-timeout %v is no time", o.Timeout, "pass a duration such as 2m")
 	case o.Hostname != "" && !validHostname(o.Hostname):

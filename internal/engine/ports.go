@@ -4,14 +4,13 @@ import (
 	"context"
 
 	"github.com/banger-vm/banger/internal/port"
-	"github.com/banger-vm/banger/internal/vm/instance"
 	"github.com/banger-vm/banger/internal/vm/monitor"
 )
 
 // AddPorts publishes ports of a VM that runs, as package port writes them: all of them or, on an error, none. The VM
 // keeps them when it is started again.
 func (e *Engine) AddPorts(ctx context.Context, name string, specs []string) ([]port.Published, error) {
-	_, client, err := e.runningClient(ctx, name, "publishing ports of")
+	client, err := e.runningClient(ctx, name, "publishing ports of")
 	if err != nil {
 		return nil, err
 	}
@@ -20,7 +19,7 @@ func (e *Engine) AddPorts(ctx context.Context, name string, specs []string) ([]p
 
 // RemovePorts stops publishing ports of a VM that runs, and returns those that were.
 func (e *Engine) RemovePorts(ctx context.Context, name string, specs []string) ([]port.Published, error) {
-	_, client, err := e.runningClient(ctx, name, "closing ports of")
+	client, err := e.runningClient(ctx, name, "closing ports of")
 	if err != nil {
 		return nil, err
 	}
@@ -57,14 +56,14 @@ func (e *Engine) named(ctx context.Context, name string) ([]VM, error) {
 	return []VM{vm}, err
 }
 
-// runningClient returns a VM that runs, and the client of its monitor.
-func (e *Engine) runningClient(ctx context.Context, name, doing string) (*instance.Instance, monitor.Client, error) {
+// runningClient returns the client of the monitor of a VM that runs.
+func (e *Engine) runningClient(ctx context.Context, name, doing string) (monitor.Client, error) {
 	i, err := e.instance(name)
 	if err != nil {
-		return nil, monitor.Client{}, err
+		return monitor.Client{}, err
 	}
 	if !i.Runs() {
-		return nil, monitor.Client{}, notRunning(doing, name, e.look(ctx, i).State)
+		return monitor.Client{}, notRunning(doing, name, e.look(ctx, i).State)
 	}
-	return i, e.client(i), nil
+	return e.client(i), nil
 }

@@ -8,8 +8,8 @@ import (
 	"github.com/banger-vm/banger/internal/fault"
 )
 
-// CheckPrivate refuses, for sockets, a directory that another user owns or can enter: below a shared directory such as /tmp,
-// somebody else may have made it first.
+// CheckPrivate refuses, for sockets, a directory that another user owns or can enter: below a shared directory such as
+// /tmp, somebody else may have made it first.
 func CheckPrivate(dir string) error {
 	info, err := os.Lstat(dir)
 	if err != nil {

@@ -14,7 +14,7 @@ const (
 	Failure     Kind = 1  // anything without a kind of its own
 	Usage       Kind = 2  // the command line is wrong
 	NotFound    Kind = 3  // no such image, tag, kernel, file or VM
-	Unreachable Kind = 4  // a registry does not answer, or refuses us
+	Unreachable Kind = 4  // a registry or the daemon does not answer, or a registry refuses us
 	Corrupt     Kind = 5  // bytes do not match their digest or length
 	Unsupported Kind = 6  // not an image, not an archive, or a feature that banger does not have
 	Platform    Kind = 7  // the image has no variant for the platform asked for

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"path/filepath"
+	"slices"
 
 	"github.com/banger-vm/banger/internal/api"
 	"github.com/banger-vm/banger/internal/engine"
@@ -13,12 +14,13 @@ import (
 )
 
 // PullImage brings an image into the store and gives it a name.
-func (c *Client) PullImage(ctx context.Context, reference string, options engine.PullOptions) (pulled engine.Pulled, err error) {
-	asked := api.Pull{PullOptions: options}
-	if asked.Reference, err = oci.Absolute(reference); err != nil {
-		return pulled, err
+func (c *Client) PullImage(ctx context.Context, reference string, options engine.PullOptions) (engine.Pulled, error) {
+	whole, err := oci.Absolute(reference)
+	if err != nil {
+		return engine.Pulled{}, err
 	}
-	err = c.follow(ctx, request{method: http.MethodPost, path: []string{"images"}, body: asked}, &pulled)
+	var pulled engine.Pulled
+	err = c.follow(ctx, post(api.Pull{Reference: whole, PullOptions: options}, "images"), &pulled)
 	return pulled, err
 }
 
@@ -53,24 +55,25 @@ func (c *Client) RemoveImage(ctx context.Context, query string) (removed string,
 }
 
 // ImportKernel brings a kernel into the store under a name.
-func (c *Client) ImportKernel(ctx context.Context, name string, from engine.KernelSource) (imported *kernel.Kernel, err error) {
-	asked := api.ImportKernel{Name: name, KernelSource: from}
-	asked.Debs = make([]string, len(from.Debs))
-	for i, deb := range from.Debs {
-		if asked.Debs[i], err = absolute(deb); err != nil {
+func (c *Client) ImportKernel(ctx context.Context, name string, from engine.KernelSource) (*kernel.Kernel, error) {
+	from.Debs = slices.Clone(from.Debs)
+	paths := []*string{&from.Vmlinuz, &from.Modules}
+	for i := range from.Debs {
+		paths = append(paths, &from.Debs[i])
+	}
+	for _, path := range paths {
+		whole, err := absolute(*path)
+		if err != nil {
 			return nil, err
 		}
+		*path = whole
 	}
-	if asked.Vmlinuz, err = absolute(from.Vmlinuz); err != nil {
+	var imported kernel.Kernel
+	err := c.follow(ctx, post(api.ImportKernel{Name: name, KernelSource: from}, "kernels"), &imported)
+	if err != nil {
 		return nil, err
 	}
-	if asked.Modules, err = absolute(from.Modules); err != nil {
-		return nil, err
-	}
-	if err := c.follow(ctx, post(asked, "kernels"), &imported); err != nil {
-		return nil, err
-	}
-	return imported, nil
+	return &imported, nil
 }
 
 // absolute returns a path that means the same to the daemon; "" stays, and so does "-", which is no file.

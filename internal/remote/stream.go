@@ -3,6 +3,7 @@ package remote
 import (
 	"bufio"
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"time"
@@ -66,14 +67,13 @@ type broken struct{ error }
 
 func (b broken) Unwrap() error { return b.error }
 
+// answered returns the daemon's word or, where there is none, why.
 func answered(ctx context.Context, err error) error {
-	if b, isBroken := err.(broken); isBroken || ctx.Err() != nil {
-		if isBroken {
-			err = b.error
-		}
-		return lost(ctx, err)
+	var b broken
+	if errors.As(err, &b) {
+		return lost(ctx, b.error)
 	}
-	return err
+	return frame.Cause(ctx, err)
 }
 
 // Stream opens a stream to the agent of a VM that runs.

@@ -12,6 +12,7 @@ import (
 	"os"
 	osexec "os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -98,7 +99,7 @@ func newClient(t testing.TB, options ...string) *client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	lines := append(options, "BatchMode yes", "LogLevel ERROR", "IdentityAgent none", "User tester", "StrictHostKeyChecking yes",
+	lines := append(slices.Clone(options), "BatchMode yes", "LogLevel ERROR", "IdentityAgent none", "User tester", "StrictHostKeyChecking yes",
 		"GlobalKnownHostsFile /dev/null", "UserKnownHostsFile "+dir+"/ssh/known_hosts", "Ciphers ^aes128-gcm@openssh.com",
 		fmt.Sprintf("ProxyCommand %s %s %s %s/ssh", self, roleProxy, socket, dir), "ControlPath "+dir+"/control", "")
 	if err := os.WriteFile(c.config, []byte(strings.Join(lines, "\n")), 0o600); err != nil {

@@ -56,7 +56,7 @@ func (c *connection) dial(offered ssh.NewChannel, network, target string) {
 		conn.Abort()
 		return
 	}
-	join(channel, requests, conn)
+	join(c.ctx, channel, requests, conn)
 }
 
 func (c *connection) connect(network, target string) (*forward.Conn, error) {
@@ -210,13 +210,15 @@ func (c *connection) arrived(conn *forward.Conn, channelType string, payload []b
 		conn.Abort()
 		return
 	}
-	join(channel, requests, conn)
+	join(c.ctx, channel, requests, conn)
 }
 
 // join copies between a channel and a connection of the guest, both ways, until both directions have ended, and closes
 // both. The end of one direction is passed on as such. A connection that breaks closes the channel, and a client that
-// closes the channel ends the connection once the guest has got what was sent before.
-func join(channel ssh.Channel, requests <-chan *ssh.Request, conn *forward.Conn) {
+// closes the channel ends the connection once the guest has got what was sent before. When ctx ends, which is when the client
+// has gone altogether, so does the connection, at once.
+func join(ctx context.Context, channel ssh.Channel, requests <-chan *ssh.Request, conn *forward.Conn) {
+	defer context.AfterFunc(ctx, conn.Abort)()
 	defer func() { _ = conn.Close() }()
 	defer func() { _ = channel.Close() }()
 	deaf, sent := make(chan struct{}), make(chan struct{})

@@ -11,6 +11,7 @@ import (
 	"os"
 	osexec "os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -90,11 +91,14 @@ func exchange(t *testing.T, network, address string, data []byte) []byte {
 	return got
 }
 
+// marked is what comes back of data.
+func marked(data []byte) []byte { return slices.Concat(data, []byte("|end")) }
+
 func testEcho(t *testing.T, network, address string) {
 	t.Helper()
 	for _, size := range []int64{0, 1, 3_000_000} {
 		data, _ := io.ReadAll(pattern(size))
-		if got := exchange(t, network, address, data); !bytes.Equal(got, append(data, "|end"...)) {
+		if got := exchange(t, network, address, data); !bytes.Equal(got, marked(data)) {
 			t.Errorf("of %d bytes and the end of them, %d came back", size, len(got))
 		}
 	}
@@ -266,7 +270,7 @@ func TestManyConnections(t *testing.T) {
 	var all sync.WaitGroup
 	for range 16 {
 		all.Go(func() {
-			if got := exchange(t, "tcp", "127.0.0.1:"+port, data); !bytes.Equal(got, append(data, "|end"...)) {
+			if got := exchange(t, "tcp", "127.0.0.1:"+port, data); !bytes.Equal(got, marked(data)) {
 				t.Errorf("%d bytes came back of %d", len(got), len(data))
 			}
 		})

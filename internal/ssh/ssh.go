@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/banger-vm/banger/internal/guest"
 	"github.com/banger-vm/banger/internal/guest/exec"
 )
 
@@ -33,7 +34,8 @@ type Options struct {
 	Open    Opener
 	HostKey ssh.Signer
 	Env     []string // KEY=VALUE for every command, over the image's environment
-	// SFTP is the program in the guest, with its arguments, that serves files on its standard input and output.
+	// SFTP is the program in the guest, with its arguments, that serves files on its standard input and output; nil is
+	// the agent's.
 	SFTP []string
 }
 
@@ -49,6 +51,9 @@ func Serve(ctx context.Context, conn net.Conn, options Options) error {
 	if err != nil {
 		_ = conn.Close()
 		return fmt.Errorf("beginning an SSH connection: %w", err)
+	}
+	if options.SFTP == nil {
+		options.SFTP = []string{guest.InitPath(guest.Guest), "sftp"}
 	}
 	c := &connection{
 		ctx: ctx, client: secured, open: options.Open, user: secured.User(), env: options.Env, sftp: options.SFTP,

@@ -2,12 +2,16 @@ package system
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/exec"
 	"runtime"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // Process is a program that runs beside banger, such as a virtual machine monitor.
@@ -78,10 +82,23 @@ func (r *CommandRunner) Detach(argv []string, output, passed *os.File) error {
 	cmd.Stdout, cmd.Stderr = output, output
 	cmd.ExtraFiles = []*os.File{passed}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := keepDescriptors(); err != nil {
+		return fmt.Errorf("starting %q: %w", argv[0], err)
+	}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("starting %q: %w", argv[0], err)
 	}
 	// Whoever started it may live long, and is to leave no zombie.
 	go func() { _ = cmd.Wait() }()
 	return nil
+}
+
+// keepDescriptors keeps what this process has inherited, such as the pipe of a shell that waits for its end, from those
+// that it starts. Its own are kept already.
+func keepDescriptors() error {
+	err := unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
+		return nil // kernels before 5.11
+	}
+	return err
 }

@@ -34,6 +34,13 @@ type refusal struct {
 
 func (u *user) refuses(want refusal, args ...string) {
 	u.t.Helper()
+	u.says(want, args...)
+	u.leftovers()
+}
+
+// says runs banger and checks how it refuses, whatever else is there.
+func (u *user) says(want refusal, args ...string) {
+	u.t.Helper()
 	got := u.run(args...)
 	if got.code != want.code {
 		u.t.Errorf("banger %s: want exit code %d, got %v", strings.Join(args, " "), want.code, got)
@@ -46,7 +53,6 @@ func (u *user) refuses(want refusal, args ...string) {
 	if strings.Count(got.stderr, "error:") != 1 {
 		u.t.Errorf("banger %s: want one error, got %v", strings.Join(args, " "), got)
 	}
-	u.leftovers()
 }
 
 // TestBadLayouts: images that are wrong in one way each.

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -25,7 +26,7 @@ func TestReadmeSession(t *testing.T) {
 	banger := u.command(ctx)
 	shell := exec.CommandContext(ctx, "bash", "-euxc", readmeBlock(t, "## Live with it"))
 	shell.Dir, shell.SysProcAttr = banger.Dir, banger.SysProcAttr
-	shell.Env = append(banger.Env, "PATH="+filepath.Join(u.dir, "bin")+":/usr/local/bin:/usr/bin:/bin")
+	shell.Env = append(slices.Clone(banger.Env), "PATH="+filepath.Join(u.dir, "bin")+":/usr/local/bin:/usr/bin:/bin")
 	got := finish(t, ctx, shell)
 	if got.code != 0 {
 		t.Fatalf("the README's session: %v", got)

@@ -168,7 +168,7 @@ func (u *user) background(args ...string) *running {
 		u.t.Fatal(err)
 	}
 	go func() {
-		_ = r.Cmd.Wait()
+		_ = r.Wait()
 		close(r.ended)
 	}()
 	u.t.Cleanup(func() { _ = r.Process.Kill(); <-r.ended })
@@ -211,7 +211,7 @@ func (u *user) onTerminal(size pty.Winsize, args ...string) *terminal {
 	}
 	go func() {
 		_, _ = io.Copy(&r.output, master)
-		_ = r.Cmd.Wait()
+		_ = r.Wait()
 		close(r.ended)
 	}()
 	u.t.Cleanup(func() { _ = r.Process.Kill(); _ = master.Close() })

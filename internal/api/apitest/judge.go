@@ -88,7 +88,9 @@ func (j *judge) judge(method, path string, r *http.Request, body []byte, answer 
 	return j.judgeAnswer(input, operation, answer)
 }
 
-func (j *judge) judgeAnswer(input *openapi3filter.RequestValidationInput, operation *openapi3.Operation, answer *recorder) error {
+func (j *judge) judgeAnswer(
+	input *openapi3filter.RequestValidationInput, operation *openapi3.Operation, answer *recorder,
+) error {
 	described := operation.Responses.Status(answer.status)
 	if described == nil && answer.status >= http.StatusBadRequest {
 		described = operation.Responses.Default()

@@ -29,8 +29,11 @@ const (
 
 // Install writes block to a file of OpenSSH's directory and has the user's configuration include it, in a line at its top.
 // The rest of that file, its mode and its owner stay as they are; where it is a symbolic link, what that leads to is
-// changed. A second call changes nothing.
+// changed. A second call changes nothing. A directory that is missing is made.
 func Install(dir, block string) (changed bool, err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return false, fmt.Errorf("making the directory of OpenSSH's configuration: %w", err)
+	}
 	own := "# Kept up to date by: banger ssh-config --install\n" + block
 	changed, err = replace(filepath.Join(dir, ownFile), func([]byte) []byte { return []byte(own) })
 	if err != nil {

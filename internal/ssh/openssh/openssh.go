@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/banger-vm/banger/internal/fault"
+	"github.com/banger-vm/banger/internal/system"
 )
 
 // Client says how OpenSSH reaches the VMs.
@@ -16,6 +17,9 @@ type Client struct {
 	Proxy      []string // the program, with its arguments, to which the VM's name is added; it serves SSH on its streams
 	KnownHosts string   // path
 }
+
+// Program finds ssh(1) in the directories of path, as in $PATH. That there is none is a fault.
+func Program(path string) (string, error) { return system.NewCommandRunner(path).Find("ssh") }
 
 // setting is a line of ssh_config(5).
 type setting struct{ key, value string }
