@@ -245,7 +245,10 @@ const killLimit = 10 * time.Second
 func (e *Engine) kill(ctx context.Context, i *instance.Instance) error {
 	limited, cancel := context.WithTimeout(ctx, killLimit)
 	defer cancel()
-	_, err := e.client(i).Kill(limited)
+	err := e.checkAnswers(limited, i, "killing")
+	if err == nil {
+		_, err = e.client(i).Kill(limited)
+	}
 	if err == nil || ctx.Err() != nil {
 		return err
 	}

@@ -245,9 +245,10 @@ func TestBadLives(t *testing.T) {
 	u.refuses(refusal{127, []string{"nonsense"}}, "vm", "run", "-d", "alpine", "nonsense")
 	u.refuses(refusal{ofRun, []string{"Kernel panic", "sysrq"}}, "vm", "run", "--rm", "alpine", "sh", "-c", "echo c >/proc/sysrq-trigger; sleep 60")
 
-	u.must("vm", "run", "-d", "--name", "box", "alpine", "sh", "-c", obeys)
+	u.must("image", "pull", "docker-archive:"+fixture(t, "BANGER_TEST_ALPINE", "alpine"), "--name", "small", "--size", "96MiB")
+	u.must("vm", "run", "-d", "--name", "box", "small", "sh", "-c", obeys)
 	u.kept = []string{"box"}
-	if got := u.run("vm", "exec", "box", "dd", "if=/dev/zero", "of=/fill", "bs=1M"); got.code != 1 || !strings.Contains(got.stderr, "No space left on device") {
+	if got := u.run("vm", "exec", "box", "sh", "-c", "cat /dev/zero >/fill"); got.code != 1 || !strings.Contains(got.stderr, "No space left on device") {
 		t.Errorf("filling the guest's disk: %v", got)
 	}
 	u.must("vm", "stop", "box")
