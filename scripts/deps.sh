@@ -39,7 +39,7 @@ for purpose in "${@:-build}"; do
       want mkfs.ext4 e2fsprogs; want qemu-system-x86_64 qemu-system-x86; want qemu-img qemu-utils
       image; want docker-registry docker-registry; want skopeo skopeo; want curl curl
       want umoci umoci; want gcc gcc; want cpio cpio; want zstd zstd; want xz xz-utils; want ar binutils
-      want setcap libcap2-bin; want getfattr attr; want getfacl acl; want pgrep procps; want dpkg-deb dpkg; want depmod kmod
+      want setcap libcap2-bin; want getfattr attr; want getfacl acl; want rsync rsync; want pgrep procps; want dpkg-deb dpkg; want depmod kmod
       # The race detector links against the C library.
       [ -e /usr/include/stdlib.h ] || missing+=(libc6-dev)
       ;;

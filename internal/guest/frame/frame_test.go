@@ -2,6 +2,7 @@ package frame
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"testing"
 	"testing/iotest"
@@ -46,7 +47,7 @@ func checkReader(t *testing.T, stream []byte) {
 	for {
 		want, wantErr := Read(one)
 		got, err := many.Next()
-		if (err == nil) != (wantErr == nil) || (err == io.EOF) != (wantErr == io.EOF) {
+		if (err == nil) != (wantErr == nil) || errors.Is(err, io.EOF) != errors.Is(wantErr, io.EOF) {
 			t.Fatalf("Next gave the error %v where Read gives %v", err, wantErr)
 		}
 		if err != nil {
