@@ -28,7 +28,7 @@ func TestParseLocation(t *testing.T) {
 		":/etc":       {},
 		"dev:":        {},
 		"":            {},
-		"dev:\xff\n ": {VM: "dev", Path: "\xff\n "},
+		"dev:\xff\na": {VM: "dev", Path: "\xff\na"},
 	} {
 		got, err := parseLocation(arg)
 		if got != want {

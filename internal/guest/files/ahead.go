@@ -12,8 +12,8 @@ const (
 	batches = 2
 )
 
-// writeAhead is a writer that gathers bytes in batches, and writes one while the next is being filled, so that reading a
-// file and sending it take their time together. Its methods are for one goroutine.
+// writeAhead is a writer that gathers bytes in batches, and writes one while the next is being filled, so that reading
+// a file and sending it take their time together. Its methods are for one goroutine.
 type writeAhead struct {
 	current []byte
 	full    chan []byte

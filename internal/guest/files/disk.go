@@ -74,7 +74,10 @@ type disk struct {
 
 // newDisk opens the place. The caller closes the disk.
 func newDisk(p place, grant policy, where string) (*disk, error) {
-	d := &disk{place: p, policy: grant, where: where, temp: fmt.Sprintf(".banger-%016x", rand.Uint64()), lost: map[string]bool{}}
+	d := &disk{
+		place: p, policy: grant, where: where, lost: map[string]bool{},
+		temp: fmt.Sprintf(".banger-%016x", rand.Uint64()),
+	}
 	root, err := os.OpenRoot(p.dir)
 	if err != nil {
 		return nil, bare(err)
