@@ -152,13 +152,13 @@ func checkKernels(w *world) {
 
 func checkVMs(w *world) {
 	ctx := w.Context()
-	deb := w.kernelDeb()
-	w.Chdir(filepath.Dir(deb))
-	imported, err := w.verbs.ImportKernel(ctx, "linux", engine.KernelSource{Debs: []string{filepath.Base(deb)}})
+	w.Chdir(w.dir)
+	w.vmlinuz("vmlinuz")
+	imported, err := w.verbs.ImportKernel(ctx, "linux", engine.KernelSource{Vmlinuz: "vmlinuz"})
 	w.must("importing the kernel", err)
 	found, err := w.verbs.InspectKernel(ctx, "linux")
 	w.must("inspecting the kernel", err)
-	if imported.Version == "" || imported.Version != found.Version || imported.Modules == 0 {
+	if imported.Version == "" || imported.Version != found.Version || filepath.Base(found.Source) != "vmlinuz" {
 		w.Errorf("imported %+v, found %+v", imported, found)
 	}
 	archive := "docker-archive:" + w.archive("motd.tar")
@@ -483,7 +483,9 @@ func checkBadRuns(w *world) {
 		w.fails("with a bad name", err, fault.Usage, "../up")
 		options.Name, options.Memory = "", 1<<60
 		_, err = w.verbs.Run(w.Context(), options)
-		w.fails("with more memory than there is", err, fault.NoSpace, "1EiB")
+		if fault.KindOf(err) != fault.NoSpace || !strings.Contains(err.Error(), "1EiB") { // and what there is, which changes
+			w.Errorf("with more memory than there is: %v", err)
+		}
 	}
 	vms, err := w.verbs.ListVMs(w.Context())
 	if err != nil || len(vms) > 0 {

@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	osexec "os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -198,18 +199,22 @@ func tarOf(t *testing.T, files map[string]string) []byte {
 	return out.Bytes()
 }
 
-// kernelDeb returns the kernel package of the tests.
-func (w *world) kernelDeb() string {
+// vmlinuz writes the kernel of the tests' package to a file of that name in the world's directory. The modules would take
+// a minute to read in a test that looks for races.
+func (w *world) vmlinuz(name string) {
 	w.Helper()
-	debs := strings.Fields(os.Getenv("BANGER_TEST_KERNEL_DEB"))
-	if len(debs) > 0 {
-		return debs[0]
+	if debs := strings.Fields(os.Getenv("BANGER_TEST_KERNEL_DEB")); len(debs) > 0 {
+		const script = `dpkg-deb --fsys-tarfile "$0" | tar -xO --wildcards './boot/vmlinuz-*' >"$1"`
+		out, err := osexec.Command("sh", "-c", script, debs[0], filepath.Join(w.dir, name)).CombinedOutput()
+		if err != nil {
+			w.Fatalf("taking the kernel out of %s: %v\n%s", debs[0], err, out)
+		}
+		return
 	}
 	if slices.Contains(strings.Split(os.Getenv("BANGER_TEST_EXCUSE"), ","), "kernel-deb") {
 		w.Skip("excused (kernel-deb): BANGER_TEST_KERNEL_DEB is not set")
 	}
 	w.Fatal("BANGER_TEST_KERNEL_DEB is not set: run the tests by `make test` (or set BANGER_TEST_EXCUSE=kernel-deb)")
-	return ""
 }
 
 // published makes a VM without an image or a kernel.

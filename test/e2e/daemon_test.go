@@ -56,8 +56,9 @@ func (u *user) stopDaemon(cmd *exec.Cmd) {
 
 // TestDaemon: banger's commands through a daemon, whose end no VM notices.
 func TestDaemon(t *testing.T) {
-	u := newUser(t).withKernel()
+	u := newUser(t)
 	daemon := u.startDaemon()
+	u.withKernel()
 	u.must("image", "pull", "docker-archive:"+fixture(t, "BANGER_TEST_ALPINE", "alpine"), "--name", "alpine")
 	t.Run("attached run", u.attachedRuns)
 	u.must("vm", "run", "-d", "--name", "web", "alpine", "--", "sh", "-c", "trap 'echo bye; exit 3' TERM; n=0; while sleep 0.2; do n=$((n+1)); echo tick $n; done")
