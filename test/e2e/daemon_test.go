@@ -57,6 +57,10 @@ func (u *user) stopDaemon(cmd *exec.Cmd) {
 // TestDaemon: banger's commands through a daemon, whose end no VM notices.
 func TestDaemon(t *testing.T) {
 	u := newUser(t)
+	t.Cleanup(func() { // of a test that fails
+		u.at(t).env = nil
+		u.run("vm", "rm", "-f", "web", "left")
+	})
 	daemon := u.startDaemon()
 	u.withKernel()
 	u.must("image", "pull", "docker-archive:"+fixture(t, "BANGER_TEST_ALPINE", "alpine"), "--name", "alpine")
@@ -261,6 +265,10 @@ func TestDocumentedSession(t *testing.T) {
 		missing(t, "curl", "the program curl is missing")
 	}
 	u := newUser(t).withKernel()
+	t.Cleanup(func() { // of a test that fails
+		u.env = nil
+		u.run("vm", "rm", "-f", "web")
+	})
 	daemon := u.startDaemon()
 	commands, answers := session(t, "../../docs/api.md")
 	if len(commands) < 10 {
