@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/banger-vm/banger/internal/fault"
+	"github.com/banger-vm/banger/internal/guest/frame"
 	"github.com/banger-vm/banger/internal/vm/instance"
 	"github.com/banger-vm/banger/internal/vm/qemu"
 )
@@ -105,18 +106,39 @@ func (m *monitor) stream(conn net.Conn) error {
 	return nil
 }
 
-// join copies both ways until one side closes: closing is how a stream ends, for both.
-func join(a, b net.Conn) {
-	ended := make(chan struct{}, 2)
-	carry := func(to, from net.Conn) {
-		_, _ = io.Copy(to, from)
-		ended <- struct{}{}
+// join copies both ways until one side closes: closing is how a stream ends, for both. An agent that takes no more may have
+// said why, which still reaches the client.
+func join(client, agent net.Conn) {
+	said := make(chan struct{})
+	go func() {
+		defer close(said)
+		_, _ = io.Copy(client, agent)
+	}()
+	asked := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(agent, client)
+		asked <- err
+	}()
+	select {
+	case <-said:
+	case err := <-asked:
+		if err != nil {
+			waitFor(said, lastWordsLimit)
+		}
 	}
-	go carry(a, b)
-	go carry(b, a)
-	<-ended
-	_, _ = a.Close(), b.Close()
-	<-ended
+	_ = client.Close()
+	frame.HangUp(agent)
+	<-said
+}
+
+// lastWordsLimit is how long an agent that takes no more may go on to say why.
+const lastWordsLimit = 5 * time.Second
+
+func waitFor(ended <-chan struct{}, limit time.Duration) {
+	select {
+	case <-ended:
+	case <-time.After(limit):
+	}
 }
 
 func (m *monitor) signal(conn net.Conn, number int) error {
