@@ -59,7 +59,7 @@ type Config struct {
 
 	Workload *Workload `json:"workload,omitempty"` // nil: the VM is a machine, and lives until it is stopped
 	User     string    `json:"user,omitempty"`     // of commands; "" is the image's
-	Dir      string    `json:"dir,omitempty"`      // of commands; "" is the image's WorkingDir
+	Dir      string    `json:"workdir,omitempty"`  // of commands; "" is the image's WorkingDir
 	Env      []string  `json:"env,omitempty"`      // of commands, over the image's
 	Remove   bool      `json:"remove,omitempty"`   // with the end of the VM
 }
