@@ -3,13 +3,10 @@ package files
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"path/filepath"
-	"strings"
-	"unicode"
 
 	"github.com/banger-vm/banger/internal/guest/frame"
 )
@@ -58,7 +55,7 @@ func CopyOut(ctx context.Context, stream net.Conn, src, dest string, o Options) 
 	defer d.close()
 	count := &counter{to: d, progress: o.Progress}
 	if err := newInbox(stream).pump(count); err != nil {
-		return Result{}, frame.Cause(ctx, received(err))
+		return Result{}, frame.Cause(ctx, err)
 	}
 	return count.result(d.notes.all()), nil
 }
@@ -79,7 +76,7 @@ func TarOut(ctx context.Context, stream net.Conn, src string, w io.Writer, o Opt
 	t := newTarWriter(ctx, w, prefix)
 	count := &counter{to: t, progress: o.Progress}
 	if err := newInbox(stream).pump(count); err != nil {
-		return Result{}, frame.Cause(ctx, received(err))
+		return Result{}, frame.Cause(ctx, err)
 	}
 	return count.result(t.notes), nil
 }
@@ -93,7 +90,7 @@ func Between(ctx context.Context, from net.Conn, src string, to net.Conn, dest s
 		return Result{}, err
 	}
 	args := receiveArgs{Path: []byte(dest), Archive: o.Archive, cargo: c}
-	return deliver(ctx, to, args, o, func(out sink) error { return received(newInbox(from).pump(out)) })
+	return deliver(ctx, to, args, o, func(out sink) error { return newInbox(from).pump(out) })
 }
 
 // hangUpWith closes stream when ctx ends or when the function that it returns is called.
@@ -122,7 +119,7 @@ func request(ctx context.Context, stream net.Conn, src string, o Options) (cargo
 	var reply sendReply
 	args := sendArgs{Path: []byte(src), Follow: o.Follow, Archive: o.Archive}
 	if err := frame.Ask(ctx, stream, doSend, args, &reply); err != nil {
-		return cargo{}, received(err)
+		return cargo{}, err
 	}
 	c := cargoOf(guestPath([]byte(src)), reply.Directory)
 	c.Into = o.Into
@@ -134,7 +131,7 @@ func deliver(ctx context.Context, stream net.Conn, args receiveArgs, o Options, 
 	defer hangUpWith(ctx, stream)()
 	var ready struct{}
 	if err := frame.Ask(ctx, stream, doReceive, args, &ready); err != nil {
-		return Result{}, received(err)
+		return Result{}, err
 	}
 	out := newOutbox(stream)
 	count := &counter{to: out, progress: o.Progress}
@@ -171,31 +168,9 @@ type answer struct {
 func readAnswer(stream io.Reader) answer {
 	var d done
 	if err := frame.ReadReply(stream, &d); err != nil {
-		return answer{err: received(err)}
+		return answer{err: err}
 	}
 	return answer{notes: d.Notes}
-}
-
-// received makes a refusal of the guest fit for a terminal.
-func received(err error) error {
-	var refused *frame.Refusal
-	if errors.As(err, &refused) {
-		return &frame.Refusal{Reason: refused.Reason, Message: printable(refused.Message)}
-	}
-	return err
-}
-
-// maxNote is how long a text of the guest may be, in bytes.
-const maxNote = 8 << 10
-
-// printable replaces what could steer a terminal.
-func printable(text string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return unicode.ReplacementChar
-	}, text[:min(len(text), maxNote)])
 }
 
 // counter is a sink that counts what passes through.
@@ -226,7 +201,7 @@ func (c *counter) end(notes []string) error { return c.to.end(notes) }
 // result returns what was done, with the notes of both sides.
 func (c *counter) result(list []string) Result {
 	for _, note := range list[:min(len(list), 2*maxNotes)] {
-		c.done.Notes = append(c.done.Notes, printable(note))
+		c.done.Notes = append(c.done.Notes, frame.Printable(note))
 	}
 	return c.done
 }

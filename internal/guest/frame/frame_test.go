@@ -76,3 +76,11 @@ func TestReader(t *testing.T) {
 		t.Errorf("%v allocations for each frame, want none", got)
 	}
 }
+
+// TestRefusalCannotSteerTheTerminal: a guest chooses the text of a refusal.
+func TestRefusalCannotSteerTheTerminal(t *testing.T) {
+	got := DecodeRefusal([]byte(`{"reason":"failed","message":"\u001b]0;owned\u0007no \u202efile"}`))
+	if want := "\uFFFD]0;owned\uFFFDno \uFFFDfile"; got.Message != want {
+		t.Errorf("the text is %q, want %q", got.Message, want)
+	}
+}

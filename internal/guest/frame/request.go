@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"time"
+	"unicode"
 )
 
 // Version is the version of the protocol that this package speaks. An agent refuses a host whose version is higher.
@@ -128,7 +130,21 @@ func DecodeRefusal(payload []byte) *Refusal {
 	if err := json.Unmarshal(payload, &r); err != nil || r.Message == "" {
 		return Refuse(Failed, "the guest's agent reported an error without a text")
 	}
+	r.Message = Printable(r.Message)
 	return &r
+}
+
+// maxText is how much of a guest's text is shown, in bytes.
+const maxText = 8 << 10
+
+// Printable replaces what could steer the terminal on which a text of the guest is shown, and cuts it to 8 KiB.
+func Printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return unicode.ReplacementChar
+	}, text[:min(len(text), maxText)])
 }
 
 // Handler carries out a request whose frame has been read; args is its JSON, or nil. It replies with Answer, or returns
