@@ -446,6 +446,17 @@ func TestStop(t *testing.T) {
 		t.Errorf("a VM that was stopped while it booted is %q", state)
 	}
 
+	// A command for a VM that boots waits for it.
+	starting = u.background("vm", "start", "boots")
+	u.await("boots", "starting", "running")
+	if out := u.exec("boots", "echo up"); out != "up\n" {
+		t.Errorf("a command while the VM boots says %q", out)
+	}
+	if code := starting.exits(); code != 0 {
+		t.Errorf("starting it exits with %d:\n%s", code, &starting.output)
+	}
+	u.must("vm", "kill", "boots")
+
 	// By many at once, a kill among them.
 	u.must("vm", "start", "ignores")
 	if out := u.exec("ignores", "cat /kept"); out != "kept\n" {
