@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs every test. First it prepares, once, what the tests need: a kernel package, a real Debian image, a real Alpine, and
-# the newest e2fsck.
+# Runs every test. First it prepares, once, what the tests need: a kernel package, a real Debian image, one with podman, a
+# real Alpine, and the newest e2fsck.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cache=${CACHE:-$HOME/.cache/banger}/test
@@ -27,15 +27,18 @@ say "fixtures"
 BANGER_TEST_KERNEL_DEB=$(scripts/kernel-deb.sh "$cache/kernel")
 scripts/debian-image.sh "$cache/debian"
 BANGER_TEST_DEBIAN="$cache/debian"
+scripts/containers-image.sh "$cache/containers"
+BANGER_TEST_CONTAINERS="$cache/containers"
 BANGER_TEST_ALPINE=$(alpine)
 # The newest e2fsck judges beside the host's. Without a network there is none, which a test says.
 BANGER_TEST_E2FSCK=${BANGER_TEST_E2FSCK:-$(scripts/e2fsprogs.sh "$cache/e2fsprogs" || true)}
-export BANGER_TEST_KERNEL_DEB BANGER_TEST_DEBIAN BANGER_TEST_ALPINE BANGER_TEST_E2FSCK
+export BANGER_TEST_KERNEL_DEB BANGER_TEST_DEBIAN BANGER_TEST_ALPINE BANGER_TEST_E2FSCK BANGER_TEST_CONTAINERS
 # The tests run banger under an account of its own, which has to reach the fixtures.
 stage=$(mktemp -d /tmp/banger-fixtures-XXXXXX)
 trap 'rm -rf "$stage"' EXIT
 chmod 755 "$stage"
 cp -r "$BANGER_TEST_DEBIAN" "$stage/debian"; BANGER_TEST_DEBIAN=$stage/debian
+cp -r "$BANGER_TEST_CONTAINERS" "$stage/containers"; BANGER_TEST_CONTAINERS=$stage/containers
 mkdir "$stage/kernel"
 # shellcheck disable=SC2086 # paths without spaces, one a word
 cp $BANGER_TEST_KERNEL_DEB "$stage/kernel/"

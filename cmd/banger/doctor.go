@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -19,18 +20,19 @@ func newDoctor(a *app) *cobra.Command {
 
 The exit code is 1 if anything that banger cannot work without is missing.`,
 		Example: "  banger doctor\n  banger doctor --json",
-		RunE:    func(*cobra.Command, []string) error { return a.doctor(asJSON) },
+		RunE:    func(cmd *cobra.Command, _ []string) error { return a.doctor(cmd.Context(), asJSON) },
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
 
-func (a *app) doctor(asJSON bool) error {
+func (a *app) doctor(ctx context.Context, asJSON bool) error {
 	var checks []engine.Check
 	e, err := a.engine()
 	if err == nil {
-		checks = e.Doctor()
-	} else { // there is nowhere to look for the rest
+		checks, err = e.Doctor(ctx)
+	}
+	if err != nil { // there is nowhere to look for the rest
 		checks = []engine.Check{{Name: "home", State: engine.Fail, Detail: err.Error(), Hint: fault.HintOf(err)}}
 	}
 	if asJSON {

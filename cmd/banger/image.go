@@ -84,7 +84,7 @@ func newImageList(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "ls", Aliases: []string{"list"}, Short: "List the images", Args: exactly(),
 		Example: "  banger image ls\n  banger image ls --json",
-		RunE:    func(*cobra.Command, []string) error { return a.imageList(asJSON) },
+		RunE:    func(cmd *cobra.Command, _ []string) error { return a.imageList(cmd.Context(), asJSON) },
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
@@ -96,12 +96,12 @@ func newShortImages(a *app) *cobra.Command {
 	return cmd
 }
 
-func (a *app) imageList(asJSON bool) error {
+func (a *app) imageList(ctx context.Context, asJSON bool) error {
 	e, err := a.engine()
 	if err != nil {
 		return err
 	}
-	images, broken := e.ListImages()
+	images, broken := e.ListImages(ctx)
 	if asJSON {
 		err = a.printJSON(struct {
 			Schema int                 `json:"schema"`
@@ -158,29 +158,13 @@ which takes a while for a large one.`,
 	return cmd
 }
 
-// imageDetails is an image as `image inspect --json` prints it; schema is the store's.
-type imageDetails struct {
-	engine.NamedImage
-	Disk   string `json:"disk"`
-	SHA256 string `json:"sha256"` // of the disk, in hex
-
-	FileSystem engine.FileSystem `json:"file_system"`
-}
-
 func (a *app) imageInspect(ctx context.Context, query string, asJSON bool) error {
 	e, err := a.engine()
 	if err != nil {
 		return err
 	}
-	image, err := e.FindImage(query)
+	details, err := e.InspectImage(ctx, query)
 	if err != nil {
-		return err
-	}
-	details := imageDetails{NamedImage: image, Disk: e.DiskOf(image.Image)}
-	if details.FileSystem, err = e.FileSystemOf(image.Image); err != nil {
-		return err
-	}
-	if details.SHA256, err = e.SHA256Of(ctx, image.Image); err != nil {
 		return err
 	}
 	a.progress.clear()
@@ -190,7 +174,7 @@ func (a *app) imageInspect(ctx context.Context, query string, asJSON bool) error
 	return a.printImage(details)
 }
 
-func (a *app) printImage(image imageDetails) error {
+func (a *app) printImage(image engine.ImageDetails) error {
 	w := tabwriter.NewWriter(a.stdout, 0, 8, 2, ' ', 0)
 	for _, name := range image.Names {
 		_, _ = fmt.Fprintf(w, "Name:\t%s\n", name)

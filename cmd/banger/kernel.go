@@ -19,11 +19,8 @@ func newKernel(a *app) *cobra.Command {
 
 // kernelImport are the flags of `kernel import`; exactly one source is given.
 type kernelImport struct {
-	debs     []string
-	fromHost bool
-	vmlinuz  string
-	modules  string
-	name     string
+	engine.KernelSource
+	name string
 }
 
 func newKernelImport(a *app) *cobra.Command {
@@ -41,42 +38,23 @@ at /lib/modules, so containers, firewalls and file systems work inside.`,
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.kernelImport(cmd.Context(), flags) },
 	}
-	cmd.Flags().StringArrayVar(&flags.debs, "deb", nil, "package file; repeat it where the modules have a package of their own")
-	cmd.Flags().BoolVar(&flags.fromHost, "from-host", false, "the kernel that this host runs")
-	cmd.Flags().StringVar(&flags.vmlinuz, "vmlinuz", "", "kernel image (bzImage or ELF)")
-	cmd.Flags().StringVar(&flags.modules, "modules", "", "directory of the kernel's modules, as below /lib/modules")
+	cmd.Flags().StringArrayVar(&flags.Debs, "deb", nil, "package file; repeat it where the modules have a package of their own")
+	cmd.Flags().BoolVar(&flags.FromHost, "from-host", false, "the kernel that this host runs")
+	cmd.Flags().StringVar(&flags.Vmlinuz, "vmlinuz", "", "kernel image (bzImage or ELF)")
+	cmd.Flags().StringVar(&flags.Modules, "modules", "", "directory of the kernel's modules, as below /lib/modules")
 	cmd.Flags().StringVar(&flags.name, "name", "", "name of the kernel here (default: its version)")
 	return cmd
 }
 
-func (f kernelImport) source() (kernel.Source, error) {
-	var sources []kernel.Source
-	if len(f.debs) > 0 {
-		sources = append(sources, kernel.FromDeb(f.debs...))
-	}
-	if f.fromHost {
-		sources = append(sources, kernel.FromHost("/"))
-	}
-	if f.vmlinuz != "" || f.modules != "" {
-		sources = append(sources, kernel.FromFiles(f.vmlinuz, f.modules))
-	}
-	if len(sources) != 1 || (f.vmlinuz == "") != (f.modules == "") && f.vmlinuz == "" {
-		return nil, usage(fmt.Errorf("importing a kernel: exactly one source is needed, and %d are given", len(sources)),
-			"pass --deb FILE, or --from-host, or --vmlinuz FILE with --modules DIR")
-	}
-	return sources[0], nil
-}
-
 func (a *app) kernelImport(ctx context.Context, flags kernelImport) error {
-	source, err := flags.source()
-	if err != nil {
+	if err := flags.Check(); err != nil {
 		return err
 	}
 	e, err := a.engine()
 	if err != nil {
 		return err
 	}
-	imported, err := e.ImportKernel(ctx, flags.name, source)
+	imported, err := e.ImportKernel(ctx, flags.name, flags.KernelSource)
 	if err != nil {
 		return err
 	}
@@ -96,18 +74,18 @@ func newKernelList(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "ls", Aliases: []string{"list"}, Short: "List the kernels", Args: exactly(),
 		Example: "  banger kernel ls",
-		RunE:    func(*cobra.Command, []string) error { return a.kernelList(asJSON) },
+		RunE:    func(cmd *cobra.Command, _ []string) error { return a.kernelList(cmd.Context(), asJSON) },
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
 
-func (a *app) kernelList(asJSON bool) error {
+func (a *app) kernelList(ctx context.Context, asJSON bool) error {
 	e, err := a.engine()
 	if err != nil {
 		return err
 	}
-	kernels, broken := e.ListKernels()
+	kernels, broken := e.ListKernels(ctx)
 	if asJSON {
 		err = a.printJSON(struct {
 			Schema  int              `json:"schema"`
@@ -135,12 +113,12 @@ func newKernelInspect(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "inspect KERNEL", Short: "Show what is known of a kernel, as JSON", Args: exactly("a KERNEL"),
 		Example: "  banger kernel inspect 6.1.0-37-cloud-amd64",
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			e, err := a.engine()
 			if err != nil {
 				return err
 			}
-			found, err := e.FindKernel(args[0])
+			found, err := e.InspectKernel(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
@@ -163,6 +141,6 @@ func newKernelRemove(a *app) *cobra.Command {
 	}
 }
 
-func removeKernel(ctx context.Context, e *engine.Engine) func(string) (string, error) {
+func removeKernel(ctx context.Context, e verbs) func(string) (string, error) {
 	return func(name string) (string, error) { return name, e.RemoveKernel(ctx, name) }
 }

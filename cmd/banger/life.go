@@ -17,7 +17,7 @@ import (
 )
 
 // onEach is the body of a command that does the same to each of the VMs that are named.
-func (a *app) onEach(do func(ctx context.Context, e *engine.Engine, name string) error) func(*cobra.Command, []string) error {
+func (a *app) onEach(do func(ctx context.Context, e verbs, name string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, names []string) error {
 		e, err := a.engine()
 		if err != nil {
@@ -33,7 +33,7 @@ func newVMStart(a *app) *cobra.Command {
 		Long: `Start VMs that do not run, each with the command that it was made with, which is left to itself. A VM is started when
 its command runs or, where it has none, when it has booted.`,
 		Example: "  banger vm start web", Args: atLeast("a VM"),
-		RunE: a.onEach(func(ctx context.Context, e *engine.Engine, name string) error { return e.StartVM(ctx, name) }),
+		RunE: a.onEach(func(ctx context.Context, e verbs, name string) error { return e.StartVM(ctx, name) }),
 	}
 	a.quietFlag(cmd)
 	return cmd
@@ -50,7 +50,7 @@ func newVMStop(a *app) *cobra.Command {
 unmounted, and the machine powers off. What was written before stop returns is there at the next start. A VM that does
 not stop within the time limit has its disks synced, and is killed.`,
 		Example: "  banger vm stop web\n  banger vm stop --time 5s web db", Args: atLeast("a VM"),
-		RunE: a.onEach(func(ctx context.Context, e *engine.Engine, name string) error { return e.StopVM(ctx, name, limit) }),
+		RunE: a.onEach(func(ctx context.Context, e verbs, name string) error { return e.StopVM(ctx, name, limit) }),
 	}
 	limitFlag(cmd, &limit)
 	return cmd
@@ -87,7 +87,7 @@ func newVMRestart(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "restart VM…", Short: "Stop VMs, if they run, and start them",
 		Example: "  banger vm restart web", Args: atLeast("a VM"),
-		RunE: a.onEach(func(ctx context.Context, e *engine.Engine, name string) error { return e.RestartVM(ctx, name, limit) }),
+		RunE: a.onEach(func(ctx context.Context, e verbs, name string) error { return e.RestartVM(ctx, name, limit) }),
 	}
 	limitFlag(cmd, &limit)
 	a.quietFlag(cmd)
@@ -108,7 +108,7 @@ VM.`,
 		if err != nil {
 			return err
 		}
-		return a.onEach(func(ctx context.Context, e *engine.Engine, name string) error {
+		return a.onEach(func(ctx context.Context, e verbs, name string) error {
 			if number == syscall.SIGKILL {
 				return e.KillVM(ctx, name)
 			}
@@ -123,7 +123,7 @@ func newVMRemove(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "rm VM…", Aliases: []string{"remove"}, Short: "Remove VMs with their disks",
 		Example: "  banger vm rm web\n  banger vm rm --force web db", Args: atLeast("a VM"),
-		RunE: a.onEach(func(ctx context.Context, e *engine.Engine, name string) error { return e.RemoveVM(ctx, name, force) }),
+		RunE: a.onEach(func(ctx context.Context, e verbs, name string) error { return e.RemoveVM(ctx, name, force) }),
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "kill VMs that run")
 	return cmd

@@ -27,7 +27,7 @@ func newVMPortAdd(a *app) *cobra.Command {
 
 A service is reached wherever it listens in the guest, on its 127.0.0.1 as well, and without a network.`,
 		Example: "  banger vm port add web 8080:80\n  banger vm port add dns 5353:53/udp 0.0.0.0:5353:53/tcp\n  banger vm port add web 80",
-		RunE:    a.changePorts((*engine.Engine).AddPorts),
+		RunE:    a.changePorts(verbs.AddPorts),
 	}
 }
 
@@ -38,7 +38,7 @@ func newVMPortRemove(a *app) *cobra.Command {
 
 SPEC is written as for add. What it leaves out may be anything: 80 are all addresses on which TCP port 80 is published.`,
 		Example: "  banger vm port rm web 8080:80\n  banger vm port rm dns 53/udp",
-		RunE:    a.changePorts((*engine.Engine).RemovePorts),
+		RunE:    a.changePorts(verbs.RemovePorts),
 	}
 }
 
@@ -59,7 +59,7 @@ func vmAtMost(cmd *cobra.Command, args []string) error {
 }
 
 // changePorts is the body of add and rm, which print what they have changed.
-func (a *app) changePorts(change func(*engine.Engine, context.Context, string, []string) ([]port.Published, error),
+func (a *app) changePorts(change func(verbs, context.Context, string, []string) ([]port.Published, error),
 ) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		e, err := a.engine()

@@ -7,11 +7,9 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
-	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/banger-vm/banger/internal/engine"
 	"github.com/banger-vm/banger/internal/guest/embedded"
 )
 
@@ -33,6 +31,7 @@ func (s system) getenv(name string) string {
 type app struct {
 	system
 	progress *progress
+	host     string // the flag --host
 }
 
 // execute runs one command line to its end and returns the exit code.
@@ -66,7 +65,9 @@ As with docker, pull, images, run, exec and ps are short for image pull, image l
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(flagError)
-	root.AddCommand(newImage(a), newKernel(a), newVM(a), newDoctor(a), newVersion(a))
+	root.PersistentFlags().StringVar(&a.host, "host", "",
+		"unix:///PATH of the socket of a banger daemon, which does the work (default: $BANGER_HOST, or do it here)")
+	root.AddCommand(newImage(a), newKernel(a), newVM(a), newDaemon(a), newDoctor(a), newVersion(a))
 	for _, short := range []*cobra.Command{newImagePull(a), newVMRun(a), newShortImages(a), newShortList(a), newVMExec(a)} {
 		short.Hidden = true
 		root.AddCommand(short)
@@ -96,28 +97,13 @@ func newVersion(a *app) *cobra.Command {
 	}
 }
 
-func version() string {
-	own := "unknown"
-	if info, ok := debug.ReadBuildInfo(); ok {
-		own = info.Main.Version
-	}
-	return own + ", guest agent " + embedded.Version()
-}
+func version() string { return ownVersion() + ", guest agent " + embedded.Version() }
 
-// engine opens the engine on the user's home.
-func (a *app) engine() (*engine.Engine, error) {
-	home, err := a.home()
-	if err != nil {
-		return nil, err
+func ownVersion() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		return info.Main.Version
 	}
-	program, err := os.Executable()
-	if err != nil {
-		return nil, fmt.Errorf("finding banger's own program: %w", err)
-	}
-	return engine.New(engine.Config{
-		Home: home, RuntimeDir: a.runtimeDir(), Path: a.getenv("PATH"), Now: time.Now, Report: a.progress.report,
-		Monitor: []string{program, "vm", "monitor"},
-	})
+	return "unknown"
 }
 
 // home is BANGER_HOME, or banger's directory below XDG_DATA_HOME (XDG Base Directory Specification).

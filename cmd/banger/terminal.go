@@ -13,6 +13,7 @@ import (
 	"github.com/banger-vm/banger/internal/fault"
 	"github.com/banger-vm/banger/internal/guest/exec"
 	"github.com/banger-vm/banger/internal/guest/frame"
+	"github.com/banger-vm/banger/internal/vm/monitor"
 )
 
 // terminal is the user's terminal while a guest's command has it.
@@ -103,6 +104,10 @@ func startOrRunError(err error) error {
 	var refused *frame.Refusal
 	if errors.As(err, &refused) {
 		return codedError{error: err, code: exec.Code(refused)}
+	}
+	var start *monitor.StartError
+	if errors.As(err, &start) {
+		return codedError{error: err, code: start.Code}
 	}
 	if fault.KindOf(err) == fault.Usage {
 		return err

@@ -4,8 +4,8 @@ import (
 	"fmt"
 	"os"
 	"strings"
-	"time"
 
+	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
 	"github.com/banger-vm/banger/internal/engine"
@@ -17,7 +17,7 @@ func newVM(a *app) *cobra.Command {
 	return group("vm", "Run images as virtual machines, and live with them",
 		newVMRun(a), newVMCreate(a), newVMStart(a), newVMStop(a), newVMRestart(a), newVMKill(a), newVMRemove(a),
 		newVMList(a), newVMInspect(a), newVMWait(a), newVMPrune(a), newVMExec(a), newVMShell(a), newVMLogs(a), newVMStats(a),
-		newVMPort(a), newVMMonitor(a))
+		newVMCopy(a), newVMPort(a), newVMMonitor(a))
 }
 
 // vmFlags are the flags that make a VM.
@@ -76,7 +76,7 @@ func newVMCreate(a *app) *cobra.Command {
 }
 
 func (a *app) vmFlags(cmd *cobra.Command, f *vmFlags) {
-	flags := cmd.Flags()
+	flags, standard := cmd.Flags(), engine.DefaultVMOptions()
 	// What follows the image belongs to the command, with or without "--".
 	flags.SetInterspersed(false)
 	flags.BoolVar(&f.Remove, "rm", false, "remove the VM when it has ended")
@@ -84,20 +84,20 @@ func (a *app) vmFlags(cmd *cobra.Command, f *vmFlags) {
 	flags.BoolVarP(&f.tty, "tty", "t", false, "give the command a terminal")
 	flags.StringVar(&f.Name, "name", "", "name of the VM (default: made up)")
 	flags.StringVar(&f.Hostname, "hostname", "", "host name (default: the VM's name)")
-	flags.IntVar(&f.CPUs, "cpus", 2, "virtual CPUs")
-	flags.StringVar(&f.memory, "memory", "512MiB", "memory")
+	flags.IntVar(&f.CPUs, "cpus", standard.CPUs, "virtual CPUs")
+	flags.StringVar(&f.memory, "memory", units.BytesSize(float64(standard.Memory)), "memory")
 	flags.StringVar(&f.disk, "disk", "", "size of the disk, such as 20GiB, to which its file system grows (default: the image's)")
 	flags.StringVar(&f.Kernel, "kernel", "", "kernel to boot (default: the newest import)")
-	flags.StringVar(&f.Init, "init", engine.InitAuto, "process 1: auto (the image's systemd, or banger's agent), guest (the agent), or a path")
-	flags.StringVar(&f.Pull, "pull", "missing", "when to pull the image: missing, always or never")
-	flags.StringVar(&f.Network, "network", engine.NetworkUser, "user (the host's network, without privileges) or none")
+	flags.StringVar(&f.Init, "init", standard.Init, "process 1: auto (the image's systemd, or banger's agent), guest (the agent), or a path")
+	flags.StringVar(&f.Pull, "pull", standard.Pull, "when to pull the image: missing, always or never")
+	flags.StringVar(&f.Network, "network", standard.Network, "user (the host's network, without privileges) or none")
 	flags.StringArrayVarP(&f.Ports, "publish", "p", nil, "[IP:][HOST:]GUEST[/udp]: publish a port of the VM on this host (default IP: 127.0.0.1)")
 	flags.StringVar(&f.entrypoint, "entrypoint", "", "program to run instead of the image's entrypoint and command")
 	flags.StringArrayVarP(&f.Env, "env", "e", nil, "KEY=VALUE for commands, or KEY to take the value from here")
 	flags.StringArrayVar(&f.envFiles, "env-file", nil, "file with a KEY=VALUE or KEY on each line")
 	flags.StringVarP(&f.User, "user", "u", "", "user[:group] of commands (default: the image's)")
 	flags.StringVarP(&f.WorkDir, "workdir", "w", "", "working directory of commands (default: the image's)")
-	flags.DurationVar(&f.Timeout, "boot-timeout", 2*time.Minute, "how long the VM may take to come up")
+	flags.DurationVar(&f.Timeout, "boot-timeout", standard.Timeout, "how long the VM may take to come up")
 	flags.BoolVarP(&f.quiet, "quiet", "q", false, "do not show the steps")
 }
 
@@ -179,48 +179,7 @@ func (a *app) vmOptions(cmd *cobra.Command, args []string, f vmFlags) (engine.VM
 	}
 	options.Env = append(fromFiles, a.environment(f.Env)...)
 	a.progress.quiet = f.quiet
-	return options, checkVM(f, options)
-}
-
-func checkVM(f vmFlags, options engine.VMOptions) error {
-	switch {
-	case f.Network != engine.NetworkUser && f.Network != engine.NetworkNone:
-		return usage(fmt.Errorf("--network %q is not known", f.Network), "pass user or none")
-	case f.Pull != "missing" && f.Pull != "always" && f.Pull != "never":
-		return usage(fmt.Errorf("--pull %q is not known", f.Pull), "pass missing, always or never")
-	case f.CPUs < 1:
-		return usage(fmt.Errorf("--cpus %d is too few", f.CPUs), "pass 1 or more")
-	case options.Memory < engine.MinMemory:
-		return usage(fmt.Errorf("--memory %s is too little to boot", f.memory), fmt.Sprintf("pass %dMiB or more", engine.MinMemory>>20))
-	case f.Timeout <= 0:
-		return usage(fmt.Errorf("--boot-timeout %v is no time", f.Timeout), "pass a duration such as 2m")
-	case f.Hostname != "" && !validHostname(f.Hostname):
-		return usage(fmt.Errorf("--hostname %q is not a host name", f.Hostname), "use up to 64 letters, digits, - and .")
-	case !validVMName(f.Name):
-		return usage(fmt.Errorf("--name %q is not a host name", f.Name), "use up to 63 of a-z, 0-9 and -")
-	}
-	return nil
-}
-
-// validVMName accepts what is both a file name and a host name (RFC 1123, section 2.1), and "".
-func validVMName(name string) bool {
-	for i, c := range []byte(name) {
-		letter := c >= 'a' && c <= 'z' || c >= '0' && c <= '9'
-		if !letter && (c != '-' || i == 0 || i == len(name)-1) {
-			return false
-		}
-	}
-	return len(name) <= 63
-}
-
-// validHostname accepts names with dots (RFC 1123, section 2.1) of up to 64 bytes, which is what the kernel takes.
-func validHostname(name string) bool {
-	for label := range strings.SplitSeq(strings.ToLower(name), ".") {
-		if label == "" || !validVMName(label) {
-			return false
-		}
-	}
-	return len(name) <= 64
+	return options, options.Check()
 }
 
 // environmentFiles reads files of the form of docker's --env-file: KEY=VALUE or KEY on each line, # begins a comment.

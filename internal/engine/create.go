@@ -38,29 +38,29 @@ const (
 	InitGuest = "guest" // the agent
 )
 
-// VMOptions say what a VM is made of.
+// VMOptions say what a VM is made of. DefaultVMOptions has what the zero value lacks.
 type VMOptions struct {
-	Image      string   // a name, an id, or a reference
-	Args       []string // replace the image's Cmd
-	Entrypoint *string  // replaces the image's Entrypoint, and drops its Cmd; nil leaves them
-	Kernel     string   // "" is the default one
-	Name       string   // "" makes one up
-	Hostname   string   // "" is the name
-	CPUs       int
-	Memory     int64    // bytes
-	Disk       int64    // bytes of the VM's disk, rounded down to whole blocks; 0 is the image's size
-	Pull       string   // "missing", "always" or "never"
-	Network    string   // NetworkUser or NetworkNone
-	Ports      []string // published on the host, as package port writes them
-	Init       string   // InitAuto, InitGuest or a path; "" is InitAuto
-	Timeout    time.Duration
-	Remove     bool // with the end of the VM
+	Image      string        `json:"image"`                // a name, an id, or a reference
+	Args       []string      `json:"args,omitempty"`       // replace the image's Cmd
+	Entrypoint *string       `json:"entrypoint,omitempty"` // replaces the image's Entrypoint, and drops its Cmd; nil leaves them
+	Kernel     string        `json:"kernel,omitempty"`     // "" is the default one
+	Name       string        `json:"name,omitempty"`       // "" makes one up
+	Hostname   string        `json:"hostname,omitempty"`   // "" is the name
+	CPUs       int           `json:"cpus"`
+	Memory     int64         `json:"memory"`          // bytes
+	Disk       int64         `json:"disk,omitempty"`  // bytes of the VM's disk, rounded down to whole blocks; 0 is the image's size
+	Pull       string        `json:"pull"`            // PullMissing, PullAlways or PullNever
+	Network    string        `json:"network"`         // NetworkUser or NetworkNone
+	Ports      []string      `json:"ports,omitempty"` // published on the host, as package port writes them
+	Init       string        `json:"init,omitempty"`  // InitAuto, InitGuest or a path; "" is InitAuto
+	Timeout    time.Duration `json:"boot_timeout"`
+	Remove     bool          `json:"remove,omitempty"` // with the end of the VM
 
-	Env      []string // added to the image's
-	User     string   // "" is the image's
-	WorkDir  string   // "" is the image's
-	Terminal bool     // the command gets a terminal
-	Input    bool     // the command gets an input, where somebody is attached
+	Env      []string `json:"env,omitempty"`      // added to the image's
+	User     string   `json:"user,omitempty"`     // "" is the image's
+	WorkDir  string   `json:"workdir,omitempty"`  // "" is the image's
+	Terminal bool     `json:"terminal,omitempty"` // the command gets a terminal
+	Input    bool     `json:"input,omitempty"`    // the command gets an input, where somebody is attached
 }
 
 // MinMemory is the least memory that a VM boots with, in bytes.
@@ -108,6 +108,9 @@ func (e *Engine) create(ctx context.Context, options VMOptions, run bool) (*inst
 
 // readyToMake checks what a VM needs besides its image, before a pull that may take long, and returns the kernel.
 func (e *Engine) readyToMake(ctx context.Context, options VMOptions) (*kernel.Kernel, error) {
+	if err := options.Check(); err != nil {
+		return nil, err
+	}
 	e.sweep(ctx)
 	if options.Name != "" {
 		if _, err := e.vms.Get(options.Name); !errors.Is(err, fs.ErrNotExist) {
@@ -122,12 +125,12 @@ func (e *Engine) readyToMake(ctx context.Context, options VMOptions) (*kernel.Ke
 
 // imageToRun finds the image, and pulls it if the options allow.
 func (e *Engine) imageToRun(ctx context.Context, options VMOptions) (store.Image, error) {
-	if options.Pull != "always" {
+	if options.Pull != PullAlways {
 		found, err := e.FindImage(options.Image)
 		if err == nil {
 			return found.Image, bootable(found.Image, options.Image)
 		}
-		if options.Pull == "never" || fault.KindOf(err) != fault.NotFound {
+		if options.Pull == PullNever || fault.KindOf(err) != fault.NotFound {
 			return store.Image{}, err
 		}
 	}
@@ -191,10 +194,14 @@ func workloadOf(options VMOptions, image store.Image, systemd bool) (*instance.W
 	}
 	workload := &instance.Workload{TTY: options.Terminal, Stdin: options.Input, StopSignal: int(stop)}
 	workload.Argv = argumentsOf(options, config.Config)
-	if systemd && len(workload.Argv) > 0 && isInit(workload.Argv[0]) {
-		workload.Argv = options.Args // the init runs already, as process 1
-	}
 	chosen := len(options.Args) > 0 || options.Entrypoint != nil
+	if systemd && startsInit(workload.Argv) {
+		workload.Argv = options.Args // the init runs already, as process 1
+		if startsInit(workload.Argv) {
+			workload.Argv = nil
+		}
+		chosen = len(workload.Argv) > 0
+	}
 	switch {
 	case systemd && !chosen && isBareShell(workload.Argv):
 		if !options.Terminal {
@@ -220,6 +227,8 @@ func argumentsOf(options VMOptions, config ocispec.ImageConfig) []string {
 	}
 	return append(append([]string{}, entrypoint...), args...)
 }
+
+func startsInit(argv []string) bool { return len(argv) > 0 && isInit(argv[0]) }
 
 func isInit(program string) bool {
 	return program == "/sbin/init" || program == "/usr/sbin/init" || strings.HasSuffix(program, "/systemd/systemd")

@@ -34,8 +34,8 @@ type Check struct {
 // lowSpace is the free space below which a pull is likely to fail.
 const lowSpace = 2 * gib
 
-// Doctor checks what pulling and running need of this host.
-func (e *Engine) Doctor() []Check {
+// Doctor checks what pulling and running need of this host. Its error is always nil: what is wrong is in the checks.
+func (e *Engine) Doctor(context.Context) ([]Check, error) {
 	return []Check{
 		e.checkProgram("boot VMs", "qemu-system-x86_64"),
 		e.checkProgram("boot VMs", "qemu-img"),
@@ -46,7 +46,7 @@ func (e *Engine) Doctor() []Check {
 		checkAgent(),
 		e.checkSpace(),
 		e.checkRuntimeDir(),
-	}
+	}, nil
 }
 
 func (e *Engine) checkProgram(purpose, program string) Check {

@@ -55,6 +55,13 @@ func New(config Config) (*Engine, error) {
 	}, nil
 }
 
+// Reporting returns the same engine with another one to be told of the steps, see Config.
+func (e *Engine) Reporting(report func(imagepull.Step)) *Engine {
+	reporting := *e
+	reporting.config.Report = report
+	return &reporting
+}
+
 // steps runs and reports the steps of what takes long.
 func (e *Engine) steps() imagepull.Steps {
 	return imagepull.Steps{Now: e.config.Now, Report: e.config.Report}

@@ -27,7 +27,7 @@ type NamedImage struct {
 
 // ListImages returns all images, the newest first. Images that cannot be read are reported in the error, beside the
 // rest.
-func (e *Engine) ListImages() ([]NamedImage, error) {
+func (e *Engine) ListImages(context.Context) ([]NamedImage, error) {
 	images, broken := e.images.List()
 	names, err := e.images.Names()
 	if err != nil {
@@ -142,6 +142,29 @@ func (e *Engine) pruneLayers(ctx context.Context) error {
 		}
 	}
 	return e.layers.Prune(ctx, func(diffID string) bool { return used[diffID] })
+}
+
+// ImageDetails is all that is known of an image.
+type ImageDetails struct {
+	NamedImage
+	Disk       string     `json:"disk"`   // path of its ext4 file
+	SHA256     string     `json:"sha256"` // of that file, in hex
+	FileSystem FileSystem `json:"file_system"`
+}
+
+// InspectImage returns all that is known of the image that query means. The first call for an image reads all of its
+// disk, as the step Hash.
+func (e *Engine) InspectImage(ctx context.Context, query string) (ImageDetails, error) {
+	image, err := e.FindImage(query)
+	if err != nil {
+		return ImageDetails{}, err
+	}
+	details := ImageDetails{NamedImage: image, Disk: e.DiskOf(image.Image)}
+	if details.FileSystem, err = e.FileSystemOf(image.Image); err != nil {
+		return ImageDetails{}, err
+	}
+	details.SHA256, err = e.SHA256Of(ctx, image.Image)
+	return details, err
 }
 
 // DiskOf returns the path of an image's ext4 file.

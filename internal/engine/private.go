@@ -8,9 +8,9 @@ import (
 	"github.com/banger-vm/banger/internal/fault"
 )
 
-// checkPrivate refuses a directory that another user owns or can enter: below a shared directory such as /tmp,
+// CheckPrivate refuses, for sockets, a directory that another user owns or can enter: below a shared directory such as /tmp,
 // somebody else may have made it first.
-func checkPrivate(dir string) error {
+func CheckPrivate(dir string) error {
 	info, err := os.Lstat(dir)
 	if err != nil {
 		return fmt.Errorf("checking the runtime directory: %w", err)

@@ -23,18 +23,18 @@ import (
 // PullOptions are the choices of a pull. The zero value pulls linux/amd64 under the reference's own name, with the
 // agent, on a disk that banger sizes.
 type PullOptions struct {
-	Name     string // "" is the name that the reference gives
-	Size     int64  // bytes of the disk; 0 lets banger choose
-	Platform string // "" is linux/amd64
-	Builder  string // "" is the default
-	NoGuest  bool   // leave the image as it is
+	Name     string `json:"name,omitempty"`     // "" is the name that the reference gives
+	Size     int64  `json:"size,omitempty"`     // bytes of the disk; 0 lets banger choose
+	Platform string `json:"platform,omitempty"` // "" is linux/amd64
+	Builder  string `json:"builder,omitempty"`  // "" is the default
+	NoGuest  bool   `json:"no_guest,omitempty"` // leave the image as it is
 }
 
 // Pulled is the result of a pull.
 type Pulled struct {
-	Image store.Image
-	Name  string
-	Fresh bool // false when the same image was there already
+	Image store.Image `json:"image"`
+	Name  string      `json:"name"`
+	Fresh bool        `json:"fresh"` // false when the same image was there already
 }
 
 // PullImage brings an image into the store and gives it a name. The same image with the same options is made once.

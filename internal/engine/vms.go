@@ -70,12 +70,14 @@ func (e *Engine) ListVMs(ctx context.Context) ([]VM, error) {
 
 // instance returns the VM of that name, or a fault.NotFound that names those that are called alike.
 func (e *Engine) instance(name string) (*instance.Instance, error) {
-	i, err := e.vms.Get(name)
-	if !errors.Is(err, fs.ErrNotExist) {
-		return i, err
+	if name != "" && validVMName(name) { // any other may lead out of the directory of the VMs
+		i, err := e.vms.Get(name)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return i, err
+		}
 	}
 	names, _ := e.vms.Names()
-	err = fmt.Errorf("finding the VM %q: there is none of that name", name)
+	err := fmt.Errorf("finding the VM %q: there is none of that name", name)
 	return nil, fault.New(fault.NotFound, err, suggest(name, names, "`banger vm ls` lists the VMs"))
 }
 
@@ -448,7 +450,7 @@ func (e *Engine) makeRuntimeDir() error {
 	if err := os.MkdirAll(e.config.RuntimeDir, 0o700); err != nil {
 		return fmt.Errorf("making the runtime directory: %w", err)
 	}
-	return checkPrivate(e.config.RuntimeDir)
+	return CheckPrivate(e.config.RuntimeDir)
 }
 
 func (e *Engine) spec(i *instance.Instance, linux *kernel.Kernel) vm.Spec {

@@ -20,6 +20,8 @@ const (
 	dialLimit = 40 * time.Second
 	// idleLimit is how long a flow of datagrams lasts without one.
 	idleLimit = 60 * time.Second
+	// reportInterval is the least time between two reports, which clients could cause without end.
+	reportInterval = time.Second
 )
 
 // Config is what a Set works with.
@@ -28,7 +30,7 @@ type Config struct {
 	Open func(context.Context) (net.Conn, error)
 	// Holder says what a process is that holds a port, such as `the VM "web"`; "" when it does not know. It may be nil.
 	Holder func(pid int) string
-	// Report is told why connections came to nothing. It may be nil, and is called concurrently.
+	// Report is told why a connection came to nothing, once a second at most. It may be nil.
 	Report func(error)
 }
 
@@ -40,21 +42,34 @@ type Set struct {
 	mu     sync.Mutex
 	open   []publication
 	closed bool
+
+	reporting sync.Mutex
+	reported  time.Time // when the last report was
 }
 
 // publication is one published port.
 type publication struct {
 	Published
-	// stop stops listening, resets every connection, and returns when nothing of it is left.
-	stop func()
+	port listener
+}
+
+// listener is what listens on the host.
+type listener interface {
+	// stop stops listening, ends every connection, and returns when nothing of it is left.
+	stop()
 }
 
 // New returns an empty Set.
-func New(c Config) *Set {
-	if c.Report == nil {
-		c.Report = func(error) {}
+func New(c Config) *Set { return &Set{config: c, idle: idleLimit} }
+
+// report passes a failure on, unless another one has just been.
+func (s *Set) report(err error) {
+	s.reporting.Lock()
+	defer s.reporting.Unlock()
+	if now := time.Now(); s.config.Report != nil && now.Sub(s.reported) >= reportInterval {
+		s.reported = now
+		s.config.Report(err)
 	}
-	return &Set{config: c, idle: idleLimit}
 }
 
 // Add publishes all of specs, or none of them. A port that is in use is a Conflict with *InUse in its chain.
@@ -147,7 +162,7 @@ func (s *Set) Close() {
 func stopAll(ports []publication) {
 	var stopping sync.WaitGroup
 	for _, p := range ports {
-		stopping.Go(p.stop)
+		stopping.Go(p.port.stop)
 	}
 	stopping.Wait()
 }

@@ -20,6 +20,7 @@ type tcpPort struct {
 	guest    uint16
 	listener *net.TCPListener
 	ctx      context.Context // ended by stop
+	cancel   context.CancelFunc
 	running  sync.WaitGroup
 	room     chan struct{} // has an element for each connection
 }
@@ -30,16 +31,17 @@ func (s *Set) listenTCP(spec Spec) (publication, error) {
 	if err != nil {
 		return publication{}, err
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	p := &tcpPort{set: s, guest: spec.Guest, listener: l, ctx: ctx, room: make(chan struct{}, maxConnections)}
+	p := &tcpPort{set: s, guest: spec.Guest, listener: l, room: make(chan struct{}, maxConnections)}
+	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.running.Go(p.serve)
-	stop := func() {
-		cancel()
-		_ = l.Close()
-		p.running.Wait()
-	}
 	open := l.Addr().(*net.TCPAddr).AddrPort()
-	return publication{Published{open, spec.Guest, TCP}, stop}, nil
+	return publication{Published{open, spec.Guest, TCP}, p}, nil
+}
+
+func (p *tcpPort) stop() {
+	p.cancel()
+	_ = p.listener.Close()
+	p.running.Wait()
 }
 
 // serve accepts connections until the listener is closed.
@@ -68,7 +70,7 @@ func (p *tcpPort) carry(client *net.TCPConn) {
 	defer func() { <-p.room }()
 	conn, err := p.connect()
 	if err != nil {
-		p.set.config.Report(fmt.Errorf("connecting %v to port %d of the guest: %w", client.RemoteAddr(), p.guest, err))
+		p.set.report(fmt.Errorf("connecting %v to port %d of the guest: %w", client.RemoteAddr(), p.guest, err))
 		_ = client.SetLinger(0)
 		_ = client.Close()
 		return

@@ -27,6 +27,7 @@ type udpPort struct {
 	guest   uint16
 	socket  *net.UDPConn
 	ctx     context.Context // ended by stop
+	cancel  context.CancelFunc
 	running sync.WaitGroup
 
 	mu    sync.Mutex
@@ -51,16 +52,17 @@ func (s *Set) listenUDP(spec Spec) (publication, error) {
 	if err != nil {
 		return publication{}, err
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	p := &udpPort{set: s, guest: spec.Guest, socket: socket, ctx: ctx, flows: map[netip.AddrPort]*flow{}}
+	p := &udpPort{set: s, guest: spec.Guest, socket: socket, flows: map[netip.AddrPort]*flow{}}
+	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.running.Go(p.serve)
-	stop := func() {
-		cancel()
-		_ = socket.Close()
-		p.running.Wait()
-	}
 	open := socket.LocalAddr().(*net.UDPAddr).AddrPort()
-	return publication{Published{open, spec.Guest, UDP}, stop}, nil
+	return publication{Published{open, spec.Guest, UDP}, p}, nil
+}
+
+func (p *udpPort) stop() {
+	p.cancel()
+	_ = p.socket.Close()
+	p.running.Wait()
 }
 
 // serve sorts datagrams into flows until the socket is closed. It waits for none of them.
@@ -146,7 +148,7 @@ func (f *flow) run() {
 		receiving.Wait()
 	}
 	if f.ctx.Err() == nil && !errors.Is(err, net.ErrClosed) {
-		f.port.set.config.Report(fmt.Errorf("passing datagrams of %v to port %d of the guest: %w", f.client, f.port.guest, err))
+		f.port.set.report(fmt.Errorf("passing datagrams of %v to port %d of the guest: %w", f.client, f.port.guest, err))
 	}
 }
 

@@ -28,6 +28,7 @@ import (
 
 	"github.com/banger-vm/banger/internal/guest/channel"
 	"github.com/banger-vm/banger/internal/guest/exec"
+	"github.com/banger-vm/banger/internal/guest/files"
 	"github.com/banger-vm/banger/internal/guest/forward"
 	"github.com/banger-vm/banger/internal/guest/frame"
 	"github.com/banger-vm/banger/internal/guest/machine"
@@ -99,9 +100,9 @@ func router(out console) frame.Router {
 	all := frame.Router{}
 	for _, service := range []frame.Router{
 		newGuest(out).Handlers(),
+		files.Handlers(),
 		forward.Handlers(),
 		machine.NewGuest().Handlers(),
-		forward.Handlers(),
 	} {
 		maps.Copy(all, service)
 	}

@@ -194,8 +194,10 @@ devtmpfs /dev devtmpfs rw 0 0
 tmpfs /dev/shm tmpfs rw 0 0
 /dev/vdb /lib/modules ext4 ro 0 0
 cgroup2 /sys/fs/cgroup cgroup2 rw 0 0
-tmpfs /mnt/with\040blank\134 tmpfs rw 0 0
-tmpfs /devices tmpfs rw 0 0
+overlay /mnt/with\040blank\134 overlay rw 0 0
+tmpfs /run tmpfs rw 0 0
+rootfs /usr/lib/banger/banger-guest rootfs rw 0 0
+/dev/vdc /devices ext4 rw 0 0
 server:/x /mnt/far nfs4 rw 0 0
 files /mnt/sshfs fuse.sshfs rw 0 0
 /dev/sda /mnt/near fuseblk rw 0 0

@@ -1,10 +1,10 @@
 package files
 
 import (
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path"
 	"strings"
@@ -74,7 +74,7 @@ type disk struct {
 
 // newDisk opens the place. The caller closes the disk.
 func newDisk(p place, grant policy, where string) (*disk, error) {
-	d := &disk{place: p, policy: grant, where: where, temp: ".banger-" + rand.Text()[:16], lost: map[string]bool{}}
+	d := &disk{place: p, policy: grant, where: where, temp: fmt.Sprintf(".banger-%016x", rand.Uint64()), lost: map[string]bool{}}
 	root, err := os.OpenRoot(p.dir)
 	if err != nil {
 		return nil, bare(err)
@@ -110,7 +110,7 @@ func (d *disk) failed(name string, err error) error {
 	if errors.Is(err, unix.EISDIR) {
 		err = errOverDirectory
 	}
-	return fmt.Errorf("writing %q %s: %w", path.Join(d.place.path(), name), d.where, err)
+	return fmt.Errorf("writing %.4096q %s: %w", path.Join(d.place.path(), name), d.where, err)
 }
 
 // lose adds a note about the first loss of a kind.
@@ -119,7 +119,7 @@ func (d *disk) lose(kind, name string, err error) {
 		return
 	}
 	d.lost[kind] = true
-	d.notes.add("%q %s, and perhaps others: %s: %v", path.Join(d.place.path(), name), d.where, kind, err)
+	d.notes.add("%.4096q %s, and perhaps others: %s: %v", path.Join(d.place.path(), name), d.where, kind, err)
 }
 
 // spot is a name in an open directory.
@@ -267,8 +267,8 @@ func checkDirectory(at spot) error {
 	return nil
 }
 
-// push remembers that a directory gets its attributes later. One that was there before keeps its own, unless the copy is
-// exact.
+// push remembers that a directory gets its attributes later. One that was there before keeps its own, unless the copy
+// is exact.
 func (d *disk) push(e *Entry, made bool) {
 	if made || d.policy.exact {
 		d.open = append(d.open, e)
@@ -296,10 +296,10 @@ func (d *disk) seal(e *Entry) error {
 		return err
 	}
 	fd := int(d.dir.Fd())
-	if err := d.stamp(fd, e); err != nil {
+	if err := setTime(spot{fd, top}, e); err != nil {
 		return err
 	}
-	return setTime(spot{fd, top}, e)
+	return d.stamp(fd, e) // after which the directory may be closed even to its owner
 }
 
 // create begins a regular file under a temporary name.

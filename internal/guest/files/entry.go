@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// fixedSize is how many bytes of an encoded entry come before its name: kind, mode, uid, gid, seconds, nanoseconds, size,
-// major, minor.
+// fixedSize is how many bytes of an encoded entry come before its name: kind, mode, uid, gid, seconds, nanoseconds,
+// size, major, minor.
 const fixedSize = 1 + 2 + 4 + 4 + 8 + 4 + 8 + 4 + 4
 
 var (
@@ -112,11 +112,11 @@ func (e *Entry) check() error {
 	}
 	switch {
 	case e.Kind < Directory || e.Kind > BlockDevice:
-		return fmt.Errorf("%q is of an unknown kind, %d", e.Name, e.Kind)
+		return fmt.Errorf("%.200q is of an unknown kind, %d", e.Name, e.Kind)
 	case e.Mode > 0o7777:
-		return fmt.Errorf("%q has the mode %o", e.Name, e.Mode)
+		return fmt.Errorf("%.200q has the mode %o", e.Name, e.Mode)
 	case e.Size < 0 || e.Size > 0 && e.Kind != Regular:
-		return fmt.Errorf("%q has the size %d", e.Name, e.Size)
+		return fmt.Errorf("%.200q has the size %d", e.Name, e.Size)
 	case e.Kind == HardLink:
 		return checkName(e.Target)
 	}
@@ -130,7 +130,7 @@ func checkName(name string) error {
 		return nil
 	case name == "", path.Clean(name) != name, name == "..", strings.HasPrefix(name, "../"), path.IsAbs(name),
 		strings.IndexByte(name, 0) >= 0:
-		return fmt.Errorf("%q is no name below the target: %w", name, fs.ErrInvalid)
+		return fmt.Errorf("%.200q is no name below the target: %w", name, fs.ErrInvalid)
 	}
 	return nil
 }

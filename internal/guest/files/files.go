@@ -4,7 +4,9 @@
 // What travels is a sequence of entries, each followed by its content (docs/guest-protocol.md). Everything that gives
 // entries writes them to a sink, and everything that takes them is one, so that both halves share all of the work:
 //
-//	a tree (walker), a tar (tarReader), a stream (inbox)  ─▶  sink  ─▶  a tree (disk), a tar (tarWriter), a stream (outbox)
+//	a tree   walker    ─▶            ─▶ disk       a tree
+//	a tar    tarReader ─▶    sink    ─▶ tarWriter  a tar
+//	a stream inbox     ─▶            ─▶ outbox     a stream
 //
 // The receiver believes nothing. A name is a path below the target and nothing else, and is resolved by an os.Root.
 package files

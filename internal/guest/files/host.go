@@ -13,8 +13,8 @@ import (
 	"github.com/banger-vm/banger/internal/guest/frame"
 )
 
-// CopyIn copies src of the host to dest of the guest at the other end of stream, which it closes. Paths have the meaning
-// that docker cp gives them; those of the guest are relative to its root directory.
+// CopyIn copies src of the host to dest of the guest at the other end of stream, which it closes. Paths have the
+// meaning that docker cp gives them; those of the guest are relative to its root directory.
 //
 // An error names the path and the side, or is a *frame.Refusal of the guest; ReasonOf classifies both. When ctx ends
 // its cause is returned. Whatever happens, no file is left half-made under its name.
@@ -34,8 +34,8 @@ func CopyIn(ctx context.Context, stream net.Conn, src, dest string, o Options) (
 }
 
 // TarIn extracts a tar, which may be gzipped, into the directory dest of the guest at the other end of stream, with the
-// owners, modes and times that the tar has. It closes stream. A read of r that is under way when the guest refuses or ctx
-// ends is not waited for. Errors are those of CopyIn.
+// owners, modes and times that the tar has. It closes stream. A read of r that is under way when the guest refuses or
+// ctx ends is not waited for. Errors are those of CopyIn.
 func TarIn(ctx context.Context, stream net.Conn, r io.Reader, dest string, o Options) (Result, error) {
 	defer func() { _ = stream.Close() }()
 	args := receiveArgs{Path: []byte(dest), Archive: true, cargo: cargo{Directory: true, Contents: true, Into: true}}
@@ -110,7 +110,7 @@ func absolutePath(name string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("reading %q %s: %w", name, onHost, err)
 	}
-	if name == "." || strings.HasSuffix(name, "/.") {
+	if filepath.Base(name) == "." {
 		absolute += "/."
 	}
 	return absolute, nil

@@ -147,6 +147,6 @@ func trimEnd(path string) string {
 // cargoOf says what is copied when a user names src, an absolute path.
 func cargoOf(src string, directory bool) cargo {
 	base := filepath.Base(filepath.Clean(src))
-	contents := directory && (strings.HasSuffix(src, "/.") || base == "/")
+	contents := directory && (filepath.Base(src) == "." || base == "/")
 	return cargo{Directory: directory, Base: []byte(base), Contents: contents}
 }

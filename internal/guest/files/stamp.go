@@ -3,6 +3,7 @@ package files
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -41,15 +42,15 @@ func (p policy) attributes(e *Entry) []Xattr {
 	return kept
 }
 
-// stamp gives an open file or directory its attributes but for the time. A change of owner takes setuid and capabilities away, and an ACL
-// changes the mode, so that the order matters.
+// stamp gives an open file or directory its attributes but for the time. The order matters: a change of owner takes
+// setuid and capabilities away, an ACL changes the mode, and the mode may forbid setting attributes.
 func (d *disk) stamp(fd int, e *Entry) error {
 	if uid, gid, set := d.policy.owner(e); set {
 		if err := unix.Fchown(fd, uid, gid); err != nil {
 			return err
 		}
 	}
-	if err := unix.Fchmod(fd, d.policy.mode(e)); err != nil {
+	if err := d.disinherit(e, func(name string) error { return unix.Fremovexattr(fd, name) }); err != nil {
 		return err
 	}
 	for _, x := range d.policy.attributes(e) {
@@ -57,7 +58,7 @@ func (d *disk) stamp(fd int, e *Entry) error {
 			return err
 		}
 	}
-	return nil
+	return unix.Fchmod(fd, d.policy.mode(e))
 }
 
 // stampName gives what cannot be opened its attributes.
@@ -67,17 +68,42 @@ func (d *disk) stampName(at spot, e *Entry) error {
 			return err
 		}
 	}
-	if e.Kind != Symlink { // whose mode is always 0777
-		if err := unix.Fchmodat(at.dir, at.file, d.policy.mode(e), 0); err != nil {
+	if e.Kind != Symlink { // which has neither an ACL nor a mode
+		remove := func(name string) error { return unix.Lremovexattr(pathIn(at.dir, at.file), name) }
+		if err := d.disinherit(e, remove); err != nil {
 			return err
 		}
 	}
 	for _, x := range d.policy.attributes(e) {
-		if err := d.tolerate(e, x, unix.Lsetxattr(pathIn(at.dir, at.file), x.Name, []byte(x.Value), 0)); err != nil {
+		err := unix.Lsetxattr(pathIn(at.dir, at.file), x.Name, []byte(x.Value), 0)
+		if err := d.tolerate(e, x, err); err != nil {
+			return err
+		}
+	}
+	if e.Kind != Symlink {
+		if err := unix.Fchmodat(at.dir, at.file, d.policy.mode(e), 0); err != nil {
 			return err
 		}
 	}
 	return setTime(at, e)
+}
+
+// disinherit removes the ACL that a new file has from its directory (acl(5), "Object creation and default ACLs") and
+// the sent one does not have. Only an exact copy is without it.
+func (d *disk) disinherit(e *Entry, remove func(name string) error) error {
+	if !d.policy.exact {
+		return nil
+	}
+	for _, name := range []string{"system.posix_acl_access", "system.posix_acl_default"} {
+		if slices.ContainsFunc(e.Xattrs, func(x Xattr) bool { return x.Name == name }) {
+			continue
+		}
+		err := remove(name)
+		if err != nil && !errors.Is(err, unix.ENODATA) && !errors.Is(err, unix.ENOTSUP) {
+			return fmt.Errorf("removing its inherited ACL: %w", err)
+		}
+	}
+	return nil
 }
 
 // setTime leaves the time of access alone and sets that of the last change.

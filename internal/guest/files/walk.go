@@ -52,8 +52,8 @@ func (w *walker) failed(name string, err error) error {
 }
 
 // note adds a note about an entry.
-func (w *walker) note(name, format string, args ...any) {
-	w.notes.add("%q %s %s", path.Join(w.path, name), w.where, fmt.Sprintf(format, args...))
+func (w *walker) note(name, what string) {
+	w.notes.add("%q %s %s", path.Join(w.path, name), w.where, what)
 }
 
 // visit sends one file of an open directory, which lies on the device parent (0: anywhere), and all that is below it.
@@ -233,7 +233,7 @@ func isVirtual(fd int) bool {
 		unix.PROC_SUPER_MAGIC, unix.SYSFS_MAGIC, unix.CGROUP2_SUPER_MAGIC, unix.CGROUP_SUPER_MAGIC, unix.DEBUGFS_MAGIC,
 		unix.TRACEFS_MAGIC, unix.SECURITYFS_MAGIC, unix.DEVPTS_SUPER_MAGIC, unix.BPF_FS_MAGIC, unix.PSTOREFS_MAGIC,
 		unix.BINFMTFS_MAGIC, unix.SELINUX_MAGIC, unix.EFIVARFS_MAGIC,
-	}, int64(st.Type))
+	}, st.Type)
 }
 
 // regular sends a regular file.
@@ -251,7 +251,7 @@ func (w *walker) regular(dir int, file, name string) error {
 		return w.failed(name, err)
 	}
 	e.Size = st.Size
-	if st.Blocks*512 < st.Size && hasHoles(fd) {
+	if hasHoles(fd, st.Size) {
 		return w.sparse(fd, e)
 	}
 	return w.dense(fd, e)
@@ -271,12 +271,15 @@ func (w *walker) dense(fd int, e *Entry) error {
 		if e.Size, err = w.measure(fd, int64(n)); err != nil {
 			return w.failed(e.Name, err)
 		}
+		n = 0 // the chunk is another one by then
 	}
-	if err := w.to.entry(e); err != nil || n == 0 {
+	if err := w.to.entry(e); err != nil {
 		return err
 	}
-	if err := w.to.data(0, w.chunk[:n]); err != nil {
-		return err
+	if n > 0 {
+		if err := w.to.data(0, w.chunk[:n]); err != nil {
+			return err
+		}
 	}
 	return w.span(fd, e, int64(n), e.Size)
 }
@@ -332,10 +335,14 @@ func (w *walker) span(fd int, e *Entry, from, to int64) error {
 	return nil
 }
 
-// hasHoles reports whether the file system can say where data is.
-func hasHoles(fd int) bool {
-	_, err := unix.Seek(fd, 0, unix.SEEK_HOLE)
-	return err == nil
+// hasHoles reports whether a file has holes and its file system can say where. The number of its blocks does not tell:
+// it counts those of extended attributes.
+func hasHoles(fd int, size int64) bool {
+	if size == 0 {
+		return false
+	}
+	hole, err := unix.Seek(fd, 0, unix.SEEK_HOLE)
+	return err == nil && hole < size
 }
 
 // sparse sends a file's data and leaves its holes out (lseek(2), SEEK_DATA).

@@ -50,7 +50,7 @@ func (o *outbox) begin(kind frame.Kind, length int) {
 func (o *outbox) entry(e *Entry) error {
 	o.scratch = appendEntry(o.scratch[:0], e)
 	if len(o.scratch) > frame.MaxPayload {
-		return fmt.Errorf("sending %q: its name and attributes have %d bytes, more than %d", e.Name, len(o.scratch), frame.MaxPayload)
+		return fmt.Errorf("sending %q: its attributes are more than %d bytes", e.Name, frame.MaxPayload)
 	}
 	o.begin(kindEntry, len(o.scratch))
 	_, _ = o.w.Write(o.head[:5])

@@ -47,7 +47,9 @@ func pathIn(dir int, file string) string {
 	return fmt.Sprintf("/proc/self/fd/%d/%s", dir, file)
 }
 
-func (a *attributes) read(all bool, list func([]byte) (int, error), get func(string, []byte) (int, error)) ([]Xattr, error) {
+func (a *attributes) read(
+	all bool, list func([]byte) (int, error), get func(string, []byte) (int, error),
+) ([]Xattr, error) {
 	if a.names == nil {
 		a.names, a.value = make([]byte, xattrLimit), make([]byte, xattrLimit)
 	}

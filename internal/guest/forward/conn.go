@@ -193,7 +193,7 @@ func (c *Conn) sendChunk(chunk []byte) (int, error) {
 func (c *Conn) CloseWrite() error {
 	c.writing.Lock()
 	defer c.writing.Unlock()
-	if c.shut {
+	if c.shut && !c.closed.Load() {
 		return nil
 	}
 	return c.sendEOF()

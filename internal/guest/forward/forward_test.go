@@ -11,66 +11,55 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/hashicorp/yamux"
-
+	"github.com/banger-vm/banger/internal/guest/channel"
 	"github.com/banger-vm/banger/internal/guest/frame"
 )
 
 // limit is how long anything in these tests may take.
 const limit = 20 * time.Second
 
-// agent is an agent's end of this package, to which streams can be opened through the multiplexer of the real one.
-type agent struct {
-	mux     *yamux.Session
-	handler frame.Router
-}
+// agent is an agent's end of this package, at the other end of a channel.
+type agent struct{ *channel.Session }
 
-func newAgent(t *testing.T) *agent {
+func newAgent(t *testing.T) agent {
 	t.Helper()
 	checkLeaks(t)
-	a := &agent{handler: Handlers()}
 	near, far := socketPair(t)
-	config := yamux.DefaultConfig()
-	config.EnableKeepAlive = false
-	config.MaxStreamWindowSize = 1 << 20
-	config.AcceptBacklog = 1024
-	config.StreamOpenTimeout = 0
-	config.LogOutput = io.Discard
-	var err error
-	if a.mux, err = yamux.Client(near, config); err != nil {
-		t.Fatal(err)
-	}
-	server, err := yamux.Server(far, config)
+	magic := [channel.MagicSize]byte([]byte("0123456789abcdef"))
+	router := Handlers()
+	var running atomic.Int64
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		_ = channel.Serve(far, magic, func(stream net.Conn) {
+			running.Add(1)
+			defer running.Add(-1)
+			router.Serve(stream)
+		})
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	session, err := channel.Dial(ctx, near, magic)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var serving sync.WaitGroup
-	serving.Go(func() {
-		for {
-			stream, err := server.Accept()
-			if err != nil {
-				return
-			}
-			serving.Go(func() { a.handler.Serve(stream) })
-		}
-	})
 	t.Cleanup(func() {
-		// Every handler must end by itself before the session does.
+		// Every handler must end by itself, not only with the session.
 		deadline := time.Now().Add(limit)
-		for server.NumStreams() > 0 && time.Now().Before(deadline) {
+		for running.Load() > 0 && time.Now().Before(deadline) {
 			time.Sleep(time.Millisecond)
 		}
-		if n := server.NumStreams(); n > 0 {
-			t.Errorf("the agent still has %d streams although every connection was closed", n)
+		if n := running.Load(); n > 0 {
+			t.Errorf("the agent still serves %d streams although every connection was closed", n)
 		}
-		_, _ = a.mux.Close(), server.Close()
+		_, _ = session.Close(), far.Close()
 		serving.Wait()
 	})
-	return a
+	return agent{session}
 }
 
 // socketPair returns two connected Unix sockets.
@@ -128,14 +117,11 @@ func openSockets(t *testing.T) map[string]string {
 	return sockets
 }
 
-// open is the opener of streams that the host's half is given.
-func (a *agent) open(context.Context) (net.Conn, error) { return a.mux.Open() }
-
-func (a *agent) dial(t *testing.T, network, address string) (net.Conn, error) {
+func (a agent) dial(t *testing.T, network, address string) (net.Conn, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
-	stream, err := a.open(ctx)
+	stream, err := a.Open(ctx)
 	if err != nil {
 		t.Fatalf("opening a stream: %v", err)
 	}
@@ -146,7 +132,7 @@ func (a *agent) dial(t *testing.T, network, address string) (net.Conn, error) {
 	return conn, err
 }
 
-func (a *agent) mustDial(t *testing.T, network, address string) net.Conn {
+func (a agent) mustDial(t *testing.T, network, address string) net.Conn {
 	t.Helper()
 	conn, err := a.dial(t, network, address)
 	if err != nil {
@@ -179,7 +165,8 @@ func service(t *testing.T, network, address string, serve func(net.Conn)) net.Ad
 	return l.Addr()
 }
 
-func echo(conn net.Conn) { _, _ = io.Copy(conn, conn) }
+// echo sends back what comes. It hides what would make the kernel splice, whose pipes Go keeps.
+func echo(conn net.Conn) { _, _ = io.Copy(struct{ io.Writer }{conn}, struct{ io.Reader }{conn}) }
 
 // port returns ":PORT", which is the guest itself for Dial.
 func port(a net.Addr) string {

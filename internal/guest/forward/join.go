@@ -70,6 +70,7 @@ func (j *joint) receive() {
 		case errors.Is(err, io.EOF):
 			j.shutSocket()
 			j.conn.drain()
+			j.conn.Abort() // ends a write to somebody who is gone
 			_ = j.socket.Close()
 			return
 		case err != nil:

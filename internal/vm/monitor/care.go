@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"net"
 	"os"
 	"time"
 
@@ -30,6 +31,9 @@ func (m *monitor) care(ctx context.Context) {
 	defer tick.Stop()
 	for {
 		m.setClock(ctx)
+		if err := m.keepSocket(); err != nil {
+			m.say("%v", err)
+		}
 		if err := limitConsole(m.instance.Path(instance.ConsoleLog), consoleLimit); err != nil {
 			m.say("limiting the console's log: %v", err)
 		}
@@ -39,6 +43,28 @@ func (m *monitor) care(ctx context.Context) {
 		case <-tick.C:
 		}
 	}
+}
+
+// keepSocket makes the control socket anew if it is gone: a user's runtime directory is removed when the user logs out
+// (pam_systemd(8)), and made anew at the next login.
+func (m *monitor) keepSocket() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, err := os.Stat(m.control.Addr().String()); !errors.Is(err, fs.ErrNotExist) || m.status.Phase == Stopping {
+		return nil
+	}
+	control, err := m.listen()
+	if errors.Is(err, fs.ErrPermission) {
+		return nil // until the next login
+	}
+	if err != nil {
+		return err
+	}
+	m.control.(*net.UnixListener).SetUnlinkOnClose(false) // the path is the new one's
+	_ = m.control.Close()
+	m.control = control
+	go m.serve(control)
+	return nil
 }
 
 // seed gives the guest randomness that no other guest has.

@@ -135,7 +135,7 @@ func (m *monitor) live(ctx context.Context, first net.Conn) error {
 	m.cut = cut
 	err := m.open()
 	if err == nil {
-		go m.serve()
+		go m.serve(m.control)
 		go m.obeySignals(ctx)
 		err = m.run(life, first)
 	} else {
@@ -150,17 +150,12 @@ func (m *monitor) live(ctx context.Context, first net.Conn) error {
 
 // open makes what others find the monitor by.
 func (m *monitor) open() error {
-	dir := m.start.Spec.RuntimeDir
-	if err := os.RemoveAll(dir); err != nil { // of a monitor that was killed
+	if err := os.RemoveAll(m.start.Spec.RuntimeDir); err != nil { // of a monitor that was killed
 		return fmt.Errorf("making the runtime directory: %w", err)
 	}
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return fmt.Errorf("making the runtime directory: %w", err)
-	}
-	socket := filepath.Join(dir, ControlSocket)
-	control, err := net.Listen("unix", socket)
+	control, err := m.listen()
 	if err != nil {
-		return fmt.Errorf("making the control socket: %w", err)
+		return err
 	}
 	m.control = control
 	if err := m.publish(); err != nil {
@@ -171,8 +166,26 @@ func (m *monitor) open() error {
 	}
 	console := m.instance.Path(instance.ConsoleLog)
 	_ = os.Rename(console, console+".1")
-	return errors.Join(os.Chmod(socket, 0o600), m.instance.SetState(m.state),
-		m.instance.SetMonitor(instance.Monitor{PID: os.Getpid(), Control: socket}))
+	return errors.Join(m.instance.SetState(m.state),
+		m.instance.SetMonitor(instance.Monitor{PID: os.Getpid(), Control: control.Addr().String()}))
+}
+
+// listen makes the control socket, which nobody else can reach.
+func (m *monitor) listen() (net.Listener, error) {
+	dir := m.start.Spec.RuntimeDir
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("making the runtime directory: %w", err)
+	}
+	socket := filepath.Join(dir, ControlSocket)
+	control, err := net.Listen("unix", socket)
+	if err != nil {
+		return nil, fmt.Errorf("making the control socket: %w", err)
+	}
+	if err := os.Chmod(socket, 0o600); err != nil {
+		_ = control.Close()
+		return nil, fmt.Errorf("making the control socket: %w", err)
+	}
+	return control, nil
 }
 
 // run boots the machine, runs its command, and returns when the machine has ended. An error is one of the start.
@@ -340,7 +353,7 @@ func (m *monitor) stopCommand(w *workload, limit time.Duration) time.Duration {
 		return limit
 	}
 	asked := time.Now()
-	_ = w.signal(m.instance.Workload.StopSignal)
+	go func() { _ = w.signal(m.instance.Workload.StopSignal) }() // a guest that hangs may never take it
 	select {
 	case <-w.done:
 		m.commandEnded(w)
@@ -449,9 +462,11 @@ func (m *monitor) finish(startError error) {
 		_ = fsync.Path(m.instance.Path(qemu.Overlay))
 		_ = m.instance.SetState(final)
 	}
+	m.mu.Lock()
 	if m.control != nil {
 		_ = m.control.Close() // removes the socket
 	}
+	m.mu.Unlock()
 	_ = os.RemoveAll(m.start.Spec.RuntimeDir)
 	m.lock.Release() // before anybody is told, who may start the VM again at once
 	if m.workload != nil {

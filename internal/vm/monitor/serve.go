@@ -25,9 +25,9 @@ func (m *monitor) obeySignals(ctx context.Context) {
 }
 
 // serve answers requests until the control socket is closed.
-func (m *monitor) serve() {
+func (m *monitor) serve(control net.Listener) {
 	for {
-		conn, err := m.control.Accept()
+		conn, err := control.Accept()
 		if err != nil {
 			return
 		}

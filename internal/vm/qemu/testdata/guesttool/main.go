@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -54,8 +55,68 @@ func run(verb string, args []string) error {
 			return err
 		}
 		return fill(mib, args[1])
+	case "serve": // what comes to ADDRESS, by TCP and UDP, back, and "ready" on standard output
+		return serve(args[0])
+	case "connect": // standard input to ADDRESS of NETWORK, and what comes back to standard output
+		return connect(args[0], args[1])
+	case "mount-loop": // IMAGE at DIR
+		return mountLoop(args[0], args[1])
+	case "mount-overlay": // below DIR
+		return mountOverlay(args[0])
+	case "swap-on": // FILE, which is made
+		return swapOn(args[0])
+	case "fill-disk": // by FILE
+		return fillDisk(args[0])
+	case "linger": // VERB ARGUMENT…
+		return linger(args[0], args[1:]...)
+	case "stubborn": // in DIR
+		return stubborn(args[0])
+	case "stuck": // in the file system at DIR
+		return stuck(args[0])
 	}
 	return fmt.Errorf("no verb %q", verb)
+}
+
+func serve(address string) error {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return err
+	}
+	socket, err := net.ListenPacket("udp", address)
+	if err != nil {
+		return err
+	}
+	go func() {
+		for buffer := make([]byte, 65535); ; {
+			if n, from, err := socket.ReadFrom(buffer); err == nil {
+				_, _ = socket.WriteTo(buffer[:n], from)
+			}
+		}
+	}()
+	fmt.Println("ready")
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		go func() {
+			_, _ = io.Copy(conn, conn)
+			_ = conn.Close()
+		}()
+	}
+}
+
+func connect(network, address string) error {
+	conn, err := net.Dial(network, address)
+	if err != nil {
+		return err
+	}
+	go func() {
+		_, _ = io.Copy(conn, os.Stdin)
+		_ = conn.(interface{ CloseWrite() error }).CloseWrite()
+	}()
+	_, err = io.Copy(os.Stdout, conn)
+	return err
 }
 
 func fill(mib int, path string) error {

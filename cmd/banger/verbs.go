@@ -1,0 +1,106 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/banger-vm/banger/internal/engine"
+	"github.com/banger-vm/banger/internal/guest/exec"
+	"github.com/banger-vm/banger/internal/kernel"
+	"github.com/banger-vm/banger/internal/port"
+	"github.com/banger-vm/banger/internal/remote"
+)
+
+// verbs is what the commands ask for. Package engine says what each does, and does it in this process; package remote
+// has a daemon do it.
+type verbs interface {
+	PullImage(ctx context.Context, reference string, options engine.PullOptions) (engine.Pulled, error)
+	ListImages(ctx context.Context) ([]engine.NamedImage, error)
+	InspectImage(ctx context.Context, query string) (engine.ImageDetails, error)
+	ExportImage(ctx context.Context, query, path string) error
+	RemoveImage(ctx context.Context, query string) (removed string, err error)
+
+	ImportKernel(ctx context.Context, name string, from engine.KernelSource) (*kernel.Kernel, error)
+	ListKernels(ctx context.Context) ([]*kernel.Kernel, error)
+	InspectKernel(ctx context.Context, name string) (*kernel.Kernel, error)
+	RemoveKernel(ctx context.Context, name string) error
+
+	CreateVM(ctx context.Context, options engine.VMOptions) (engine.VM, error)
+	FindVM(ctx context.Context, name string) (engine.VM, error)
+	ListVMs(ctx context.Context) ([]engine.VM, error)
+	StartVM(ctx context.Context, name string) error
+	StopVM(ctx context.Context, name string, limit time.Duration) error
+	RestartVM(ctx context.Context, name string, limit time.Duration) error
+	KillVM(ctx context.Context, name string) error
+	SignalVM(ctx context.Context, name string, signal syscall.Signal) error
+	WaitVM(ctx context.Context, name string) (int, error)
+	RemoveVM(ctx context.Context, name string, force bool) error
+	PruneVMs(ctx context.Context) (removed []string, err error)
+	Stats(ctx context.Context, names []string) ([]engine.Stats, error)
+
+	Ports(ctx context.Context, name string) ([]engine.VMPort, error)
+	AddPorts(ctx context.Context, name string, specs []string) ([]port.Published, error)
+	RemovePorts(ctx context.Context, name string, specs []string) ([]port.Published, error)
+
+	Run(ctx context.Context, options engine.RunOptions) (int, error)
+	Exec(ctx context.Context, name string, options engine.ExecOptions) (int, error)
+	ExecDetached(ctx context.Context, name string, command exec.Command) (int, error)
+	Stream(ctx context.Context, name string) (net.Conn, error)
+	Logs(ctx context.Context, name string, options engine.LogOptions, stdout, stderr io.Writer) error
+
+	Doctor(ctx context.Context) ([]engine.Check, error)
+}
+
+// engine returns what does the commands' work: the engine on the user's home or, if --host says so, a daemon.
+func (a *app) engine() (verbs, error) {
+	host := a.daemonHost()
+	if host == "" {
+		return a.localEngine()
+	}
+	socket, err := socketOf(host)
+	if err != nil {
+		return nil, err
+	}
+	return remote.New(remote.Config{Socket: socket, Report: a.progress.report}), nil
+}
+
+// daemonHost is what the user says of a daemon, or "".
+func (a *app) daemonHost() string {
+	if a.host != "" {
+		return a.host
+	}
+	return a.getenv("BANGER_HOST")
+}
+
+// socketOf returns the path of the socket that a --host names.
+func socketOf(host string) (string, error) {
+	path, isUnix := strings.CutPrefix(host, "unix://")
+	if !isUnix || !filepath.IsAbs(path) {
+		err := fmt.Errorf("--host %q is not the socket of a daemon", host)
+		return "", usage(err, "write it as unix:///PATH, with an absolute path")
+	}
+	return path, nil
+}
+
+// localEngine opens the engine on the user's home.
+func (a *app) localEngine() (*engine.Engine, error) {
+	home, err := a.home()
+	if err != nil {
+		return nil, err
+	}
+	program, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("finding banger's own program: %w", err)
+	}
+	return engine.New(engine.Config{
+		Home: home, RuntimeDir: a.runtimeDir(), Path: a.getenv("PATH"), Now: time.Now, Report: a.progress.report,
+		Monitor: []string{program, "vm", "monitor"},
+	})
+}

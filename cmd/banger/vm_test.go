@@ -1,0 +1,146 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/banger-vm/banger/internal/fault"
+)
+
+// testApp is an app with these variables and nothing on its standard input.
+func testApp(variables map[string]string) *app {
+	lookup := func(name string) (string, bool) {
+		value, ok := variables[name]
+		return value, ok
+	}
+	sys := system{stdin: os.Stdin, stdout: &bytes.Buffer{}, stderr: &bytes.Buffer{}, lookupEnv: lookup}
+	return &app{system: sys, progress: newProgress(sys)}
+}
+
+func TestEnvironmentFiles(t *testing.T) {
+	variables := map[string]string{"SET": "from here", "EMPTY": ""}
+	for _, c := range []struct {
+		name, text string
+		want       []string // nil is a usage error
+	}{
+		{"nothing", "", []string{}},
+		{"values", "A=b\nC=d=e\nF=\n", []string{"A=b", "C=d=e", "F="}},
+		{"no newline at the end", "A=b", []string{"A=b"}},
+		{"comments and empty lines", "# A=b\n\n   \n  # c\nD=e # no comment\n", []string{"D=e # no comment"}},
+		{"blanks before a name", " \tA=b \n", []string{"A=b "}},
+		{"quotes are the value's", `A="b c"`, []string{`A="b c"`}},
+		{"line ends of Windows", "A=b\r\nC=d\r\n", []string{"A=b", "C=d"}},
+		{"byte order mark", "\ufeffA=b\n", []string{"A=b"}},
+		{"from here", "SET\nEMPTY\n", []string{"SET=from here", "EMPTY="}},
+		{"not set here", "UNSET\nA=b\n", []string{"A=b"}},
+		{"without a name", "A=b\n=c\n", nil},
+		{"blank in a name", "A B=c\n", nil},
+		{"blank after a name", "A =c\n", nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "env")
+			if err := os.WriteFile(file, []byte(c.text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			got, err := testApp(variables).environmentFiles([]string{file})
+			if c.want == nil {
+				if fault.KindOf(err) != fault.Usage || !strings.Contains(err.Error(), file) {
+					t.Errorf("got %q (%v), want a usage error that names the file", got, err)
+				}
+				return
+			}
+			if err != nil || !slices.Equal(got, c.want) {
+				t.Errorf("got %q (%v), want %q", got, err, c.want)
+			}
+		})
+	}
+	if _, err := testApp(nil).environmentFiles([]string{"/nonexistent/env"}); fault.KindOf(err) != fault.NotFound {
+		t.Errorf("a file that is not there gives %v", err)
+	}
+}
+
+// TestEnvironment: -e KEY takes the value from here, and takes the variable away if there is none.
+func TestEnvironment(t *testing.T) {
+	got := testApp(map[string]string{"SET": "x", "EMPTY": ""}).environment([]string{"A=b", "SET", "EMPTY", "UNSET", "C="})
+	if want := []string{"A=b", "SET=x", "EMPTY=", "UNSET", "C="}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestTimeLimits(t *testing.T) {
+	for text, want := range map[string]time.Duration{
+		"0": 0, "5": 5 * time.Second, "90": 90 * time.Second, "1m30s": 90 * time.Second, "250ms": 250 * time.Millisecond,
+		"": -1, "-1": -1, "-1s": -1, "soon": -1, "1.5": -1, "99999999999": -1,
+	} {
+		var got limitValue
+		err := got.Set(text)
+		if (err != nil) != (want < 0) || err == nil && time.Duration(got) != want {
+			t.Errorf("--time %q: got %v (%v), want %v", text, &got, err, want)
+		}
+	}
+}
+
+func TestLogOptions(t *testing.T) {
+	now := time.Now()
+	for _, c := range []struct {
+		tail, since string
+		wantTail    int
+		wantSince   time.Time
+		bad         bool
+	}{
+		{tail: "all", wantTail: -1},
+		{tail: "0"},
+		{tail: "20", wantTail: 20},
+		{tail: "-1", bad: true},
+		{tail: "many", bad: true},
+		{tail: "all", since: "10m", wantTail: -1, wantSince: now.Add(-10 * time.Minute)},
+		{tail: "all", since: "2026-01-02T15:04:05Z", wantTail: -1, wantSince: time.Date(2026, 1, 2, 15, 4, 5, 0, time.UTC)},
+		{tail: "all", since: "2026-01-02T15:04:05.5+02:00", wantTail: -1, wantSince: time.Date(2026, 1, 2, 13, 4, 5, 5e8, time.UTC)},
+		{tail: "all", since: "yesterday", bad: true},
+	} {
+		got, err := vmLogs{tail: c.tail, since: c.since}.options()
+		if c.bad {
+			if fault.KindOf(err) != fault.Usage {
+				t.Errorf("--tail %q --since %q: got %v, want a usage error", c.tail, c.since, err)
+			}
+			continue
+		}
+		if err != nil || got.Tail != c.wantTail || got.Since.Sub(c.wantSince).Abs() > time.Minute/2 {
+			t.Errorf("--tail %q --since %q: got %d, %v (%v), want %d, %v", c.tail, c.since, got.Tail, got.Since, err, c.wantTail, c.wantSince)
+		}
+	}
+}
+
+// TestEach: one name that fails does not stop the rest, and every failure is told.
+func TestEach(t *testing.T) {
+	a := testApp(nil)
+	err := a.each([]string{"a", "bad", "b", "worse"}, func(name string) (string, error) {
+		if len(name) > 1 {
+			return "", fault.New(fault.NotFound, errors.New("no "+name), "")
+		}
+		return "did " + name, nil
+	})
+	if out := a.stdout.(*bytes.Buffer).String(); out != "did a\ndid b\n" {
+		t.Errorf("printed %q", out)
+	}
+	if err == nil || !strings.Contains(err.Error(), "no bad") || !strings.Contains(err.Error(), "no worse") || fault.KindOf(err) != fault.NotFound {
+		t.Errorf("got %v of kind %d, want both failures and their kind", err, fault.KindOf(err))
+	}
+}
+
+// TestShorten: nothing that a guest or an image chose can steer the terminal or break the table.
+func TestShorten(t *testing.T) {
+	for line, want := range map[string]string{
+		"sh -c true": "sh -c true", "a\tb\nc": "a b c", "\x1b[31mred": " [31mred", "0123456789x": "012345678…", "ünïcödé…": "ünïcödé…",
+	} {
+		if got := shorten(line, 10); got != want {
+			t.Errorf("%q: got %q, want %q", line, got, want)
+		}
+	}
+}

@@ -1,0 +1,125 @@
+package remote
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"path/filepath"
+
+	"github.com/banger-vm/banger/internal/api"
+	"github.com/banger-vm/banger/internal/engine"
+	"github.com/banger-vm/banger/internal/kernel"
+	"github.com/banger-vm/banger/internal/oci"
+)
+
+// PullImage brings an image into the store and gives it a name.
+func (c *Client) PullImage(ctx context.Context, reference string, options engine.PullOptions) (pulled engine.Pulled, err error) {
+	asked := api.Pull{PullOptions: options}
+	if asked.Reference, err = oci.Absolute(reference); err != nil {
+		return pulled, err
+	}
+	err = c.follow(ctx, request{method: http.MethodPost, path: []string{"images"}, body: asked}, &pulled)
+	return pulled, err
+}
+
+// ListImages returns all images, the newest first, and an error for those that cannot be read.
+func (c *Client) ListImages(ctx context.Context) ([]engine.NamedImage, error) {
+	var answer api.Images
+	if err := c.ask(ctx, get("images"), &answer); err != nil {
+		return nil, err
+	}
+	return answer.Images, answer.Error.Received()
+}
+
+// InspectImage returns all that is known of the image that query means.
+func (c *Client) InspectImage(ctx context.Context, query string) (details engine.ImageDetails, err error) {
+	err = c.follow(ctx, get("images", query), &details)
+	return details, err
+}
+
+// ExportImage writes the image's ext4 file to path.
+func (c *Client) ExportImage(ctx context.Context, query, path string) (err error) {
+	if path, err = absolute(path); err != nil {
+		return err
+	}
+	return c.ask(ctx, post(api.Export{Path: path}, "images", query, "export"), nil)
+}
+
+// RemoveImage removes what query means.
+func (c *Client) RemoveImage(ctx context.Context, query string) (removed string, err error) {
+	var answer api.Removed
+	err = c.ask(ctx, request{method: http.MethodDelete, path: []string{"images", query}}, &answer)
+	return answer.Removed, err
+}
+
+// ImportKernel brings a kernel into the store under a name.
+func (c *Client) ImportKernel(ctx context.Context, name string, from engine.KernelSource) (imported *kernel.Kernel, err error) {
+	asked := api.ImportKernel{Name: name, KernelSource: from}
+	asked.Debs = make([]string, len(from.Debs))
+	for i, deb := range from.Debs {
+		if asked.Debs[i], err = absolute(deb); err != nil {
+			return nil, err
+		}
+	}
+	if asked.Vmlinuz, err = absolute(from.Vmlinuz); err != nil {
+		return nil, err
+	}
+	if asked.Modules, err = absolute(from.Modules); err != nil {
+		return nil, err
+	}
+	if err := c.follow(ctx, post(asked, "kernels"), &imported); err != nil {
+		return nil, err
+	}
+	return imported, nil
+}
+
+// absolute returns a path that means the same to the daemon; "" stays, and so does "-", which is no file.
+func absolute(path string) (string, error) {
+	if path == "" || path == "-" {
+		return path, nil
+	}
+	whole, err := filepath.Abs(path)
+	if err != nil {
+		return "", fmt.Errorf("making the path %q absolute: %w", path, err)
+	}
+	return whole, nil
+}
+
+// ListKernels returns all kernels by name, and an error for those that cannot be read.
+func (c *Client) ListKernels(ctx context.Context) ([]*kernel.Kernel, error) {
+	var answer api.Kernels
+	if err := c.ask(ctx, get("kernels"), &answer); err != nil {
+		return nil, err
+	}
+	return answer.Kernels, answer.Error.Received()
+}
+
+// InspectKernel returns the kernel of that name.
+func (c *Client) InspectKernel(ctx context.Context, name string) (found *kernel.Kernel, err error) {
+	err = c.ask(ctx, get("kernels", name), &found)
+	return found, err
+}
+
+// RemoveKernel removes a kernel.
+func (c *Client) RemoveKernel(ctx context.Context, name string) error {
+	return c.ask(ctx, request{method: http.MethodDelete, path: []string{"kernels", name}}, nil)
+}
+
+// Doctor checks what the daemon needs of its host.
+func (c *Client) Doctor(ctx context.Context) ([]engine.Check, error) {
+	var answer api.Checks
+	err := c.ask(ctx, get("doctor"), &answer)
+	return answer.Checks, err
+}
+
+// Versions says which versions the daemon has.
+func (c *Client) Versions(ctx context.Context) (versions api.Versions, err error) {
+	err = c.ask(ctx, get("version"), &versions)
+	return versions, err
+}
+
+func get(path ...string) request { return request{method: http.MethodGet, path: path} }
+
+func post(body any, path ...string) request {
+	return request{method: http.MethodPost, path: path, body: body}
+}
