@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,7 +23,12 @@ type Banger struct {
 	Home    string // BANGER_HOME, which is in the environment as well
 }
 
-// run runs one command line and returns what it printed.
+// Run runs one command line.
+func (b Banger) Run(ctx context.Context, args ...string) error {
+	return b.runTo(ctx, nil, io.Discard, args...)
+}
+
+// run is Run, and returns what banger printed.
 func (b Banger) run(ctx context.Context, args ...string) (string, error) {
 	var out bytes.Buffer
 	err := b.runTo(ctx, nil, &out, args...)
@@ -70,4 +76,14 @@ func resident(status string) (int64, error) {
 		return 0, errors.New("there is no VmRSS")
 	}
 	return kib << 10, nil
+}
+
+// RandomFile makes a file of that many bytes, which no compression makes smaller.
+func RandomFile(path string, size int64) error {
+	file, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	_, err = io.CopyN(file, rand.NewChaCha8([32]byte{}), size)
+	return errors.Join(err, file.Close())
 }
