@@ -1,4 +1,5 @@
-// Command bench measures banger's writer of ext4 against its rivals. scripts/bench-ext4.sh says what of.
+// Command bench measures banger's writer of ext4 and its virtual machines against their rivals. scripts/bench-ext4.sh and
+// scripts/bench-vm.sh say what of.
 package main
 
 import (
@@ -13,13 +14,16 @@ import (
 
 	"github.com/banger-vm/banger/bench/contender"
 	"github.com/banger-vm/banger/bench/fixture"
+	"github.com/banger-vm/banger/bench/machine"
 )
 
 const usage = `use one of
   bench difference BASE.tar FULL.tar       writes the layer that makes FULL of BASE to standard output
   bench synthesize SHAPE                   writes the tar of a tree: nested, flat or million
   bench run [FLAGS] CONTENDER@SIZE         measures one run: native, mkfs, builder or tar2ext4
-  bench compare [FLAGS] CONTENDER@SIZE…    measures several, interleaved, and writes a table of medians`
+  bench compare [FLAGS] CONTENDER@SIZE…    measures several, interleaved, and writes a table of medians
+  bench vm TABLE [FLAGS]                   measures virtual machines: boot, exec, cp, streams or many
+  bench dial-back FILE                     is a ProxyCommand of the former`
 
 // collectAt is how banger's own main sets the garbage collector, so that the memory is that of banger.
 const collectAt = 25
@@ -45,6 +49,10 @@ func command(ctx context.Context, args []string) error {
 		return runOne(ctx, args[1:])
 	case len(args) > 1 && args[0] == "compare":
 		return compare(ctx, args[1:])
+	case len(args) > 1 && args[0] == "vm":
+		return benchVM(ctx, args[1:])
+	case len(args) == 2 && args[0] == "dial-back":
+		return machine.DialBack(args[1])
 	}
 	return errors.New(usage)
 }
