@@ -46,8 +46,8 @@ func trivialInit() []byte {
 	size := uint64(headers + len(powerOff))
 	le := binary.LittleEndian
 	b := []byte{0x7f, 'E', 'L', 'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0} // 64 bits, little endian
-	b = le.AppendUint16(b, 2)                                           // ET_EXEC
-	b = le.AppendUint16(b, 62)                                          // EM_X86_64
+	b = le.AppendUint16(b, 2)                                            // ET_EXEC
+	b = le.AppendUint16(b, 62)                                           // EM_X86_64
 	b = le.AppendUint32(b, 1)
 	b = le.AppendUint64(b, loadAddress+headers) // e_entry
 	b = le.AppendUint64(b, 64)                  // e_phoff
