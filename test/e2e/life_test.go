@@ -423,7 +423,7 @@ func TestStop(t *testing.T) {
 	u := withAlpine(t)
 	u.customAlpine("quits", map[string]any{"Cmd": []string{"sh", "-c", "trap 'exit 6' USR1; trap '' TERM; while :; do sleep 0.1; done"}, "StopSignal": "SIGUSR1"})
 	u.must("vm", "run", "-d", "--name", "quits", "quits")
-	u.must("vm", "run", "-d", "--name", "ignores", "alpine", "sh", "-c", "trap '' TERM HUP; echo kept >/kept; while :; do sleep 0.1; done")
+	u.must("vm", "run", "-d", "--name", "ignores", "alpine", "sh", "-c", "trap '' TERM HUP; [ -e /kept ] || echo kept >/kept; while :; do sleep 0.1; done")
 	u.kept = []string{"quits", "ignores", "boots"}
 	u.must("vm", "stop", "quits")
 	if vm := u.inspect("quits"); vm.State != "stopped" || vm.Last.ExitCode != 6 {
