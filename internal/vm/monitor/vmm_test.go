@@ -171,7 +171,7 @@ func programs(t *testing.T) string {
 	}
 	dir := t.TempDir()
 	for name, script := range map[string]string{
-		"qemu-system-x86_64": "#!/bin/sh\n" + pretendVMM + `=1 exec "` + self + `" "$@"` + "\n",
+		"qemu-system-x86_64": "#!/bin/sh\n" + "GORACE=atexit_sleep_ms=0 " + pretendVMM + `=1 exec "` + self + `" "$@"` + "\n",
 		"qemu-img":           "#!/bin/sh\nfor file; do :; done\n: >\"$file\"\n",
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(script), 0o755); err != nil {
