@@ -391,8 +391,9 @@ func TestStartAtOnce(t *testing.T) {
 
 // TestManyEnds: any number of stops, kills and waits at once are all answered with one end.
 func TestManyEnds(t *testing.T) {
-	b := newBox(t, "trap '' TERM; "+forever)
+	b := newBox(t, "trap '' TERM; touch $VM/ready; "+forever)
 	b.launch()
+	b.waitFor("ready")
 	type end struct {
 		instance.State
 		error
