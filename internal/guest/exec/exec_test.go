@@ -25,7 +25,7 @@ import (
 
 // testGuest is a guest whose processes run on this machine as the user of the test.
 func testGuest() *Guest {
-	self := fmt.Sprintf("tester:x:%d:%d::/home/tester:/bin/sh\n", os.Getuid(), os.Getgid())
+	self := fmt.Sprintf("tester:x:%d:%d::/home/nobody-in-particular:/bin/sh\n", os.Getuid(), os.Getgid())
 	return &Guest{
 		Info:   Info{Protocol: frame.Version, Agent: "0123456789ab", Init: "guest"},
 		Config: Config{Env: []string{"FROM_IMAGE=yes", "PATH=/usr/bin:/bin"}, User: "tester"},
@@ -139,7 +139,7 @@ func TestRun(t *testing.T) {
 			want: result{stdout: "PATH=/usr/bin:/bin\nHOSTNAME=" + host + "\nHOME=/over\nFROM_IMAGE=yes\nOWN=2\n"}},
 		{name: "removed from the environment", cmd: Command{Argv: []string{"/usr/bin/env"}, Env: []string{"FROM_IMAGE", "HOME", "OWN=1", "OWN", "PAT"}},
 			want: result{stdout: "PATH=/usr/bin:/bin\nHOSTNAME=" + host + "\n"}},
-		{name: "home of the user", cmd: shell("echo $HOME"), want: result{stdout: "/home/tester\n"}},
+		{name: "home of the user", cmd: shell("echo $HOME"), want: result{stdout: "/home/nobody-in-particular\n"}},
 		{name: "working directory", cmd: Command{Argv: []string{"pwd"}, Dir: filepath.Join(dir, "made", "here")},
 			want: result{stdout: filepath.Join(dir, "made", "here") + "\n"}},
 		{name: "relative program", cmd: Command{Argv: []string{"./plain"}, Dir: dir}, want: result{code: 126}, fails: frame.NotExecutable},

@@ -74,7 +74,7 @@ func TestLogin(t *testing.T) {
 
 // TestLoginWithoutHome: a home that is missing is not made, and the own environment wins.
 func TestLoginWithoutHome(t *testing.T) {
-	g := testGuest() // its user's home is /home/tester
+	g := testGuest() // its user's home is /home/nobody-in-particular
 	got := run(t, g, Command{Login: true, Argv: []string{"pwd; echo $USER"}, Env: []string{"USER=other"}}, "")
 	if want := "/\nother\n"; got.stdout != want || got.err != nil {
 		t.Errorf("got %q, %v, want %q", got.stdout, got.err, want)
@@ -179,7 +179,7 @@ func TestStart(t *testing.T) {
 func TestLookUp(t *testing.T) {
 	g := testGuest()
 	g.Config.User = "tester"
-	want := Account{UID: uint32(os.Getuid()), GID: uint32(os.Getgid()), Home: "/home/tester"}
+	want := Account{UID: uint32(os.Getuid()), GID: uint32(os.Getgid()), Home: "/home/nobody-in-particular"}
 	for _, spec := range []string{"tester", ""} {
 		if got, err := LookUp(t.Context(), open(t, g), spec); got != want || err != nil {
 			t.Errorf("LookUp(%q) = %+v, %v, want %+v", spec, got, err, want)

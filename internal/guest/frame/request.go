@@ -91,10 +91,11 @@ func Begin(to *Writer, do string, args any) error {
 func Ask(ctx context.Context, stream net.Conn, do string, args, reply any) error {
 	stop := context.AfterFunc(ctx, func() { HangUp(stream) })
 	err := ask(stream, do, args, reply)
-	if !stop() { // ctx has ended, and has closed the stream or is about to
+	// Where it cannot be stopped, ctx has ended, and has closed the stream or is about to. The caller may close it as well.
+	if !stop() || err != nil {
 		return Cause(ctx, err)
 	}
-	return err
+	return nil
 }
 
 func ask(stream net.Conn, do string, args, reply any) error {

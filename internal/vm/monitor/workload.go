@@ -21,7 +21,7 @@ type workload struct {
 	agent  *frame.Writer
 	log    *output.Writer
 
-	started chan struct{} // closed when the command runs, or done is
+	started chan struct{} // closed when the command runs
 	done    chan struct{}
 	// What became of it, once done is closed.
 	code    int
@@ -43,7 +43,6 @@ func newWorkload(stream net.Conn, log *output.Writer) *workload {
 // run handles the frames of a command that the agent has been asked for, to the last one.
 func (w *workload) run() {
 	defer close(w.done)
-	defer w.markStarted()
 	defer func() { _ = w.stream.Close() }()
 	for w.err == nil {
 		f, err := frame.Read(w.stream)
@@ -91,13 +90,12 @@ func (w *workload) markStarted() {
 
 // report tells a client that does not attach whether the command runs, and hangs up.
 func (w *workload) report(client net.Conn) error {
-	<-w.started
 	select {
-	case <-w.done:
+	case <-w.started:
+	case <-w.done: // it may have run and ended already
 		if w.refused != nil {
 			return &StartError{Message: w.refused.Message, Code: w.code}
 		}
-	default:
 	}
 	_ = writeLine(client, answer{OK: true})
 	return client.Close()
