@@ -18,9 +18,8 @@ type Account struct {
 // LookUp finds the user that spec names, as Command.User does; "" is the image's User. A user who is not there is a
 // *frame.Refusal. It closes stream.
 func LookUp(ctx context.Context, stream net.Conn, spec string) (Account, error) {
-	defer func() { _ = stream.Close() }()
 	var found Account
-	if err := frame.Ask(ctx, stream, doUser, userArgs{spec}, &found); err != nil {
+	if err := frame.Call(ctx, stream, doUser, userArgs{spec}, &found); err != nil {
 		return Account{}, fmt.Errorf("looking up a user of the guest: %w", err)
 	}
 	return found, nil

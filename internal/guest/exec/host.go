@@ -63,10 +63,9 @@ func Attach(ctx context.Context, stream net.Conn, stdin io.Reader, stdout, stder
 // guest. The command reads nothing, writes to nowhere, has no terminal, and goes on whatever becomes of the host. A
 // command that cannot be started is a *frame.Refusal.
 func Start(ctx context.Context, stream net.Conn, cmd Command) (pid int, err error) {
-	defer func() { _ = stream.Close() }()
 	cmd.Detach, cmd.Stdin, cmd.TTY = true, false, nil
 	var started detached
-	if err := frame.Ask(ctx, stream, doExec, cmd, &started); err != nil {
+	if err := frame.Call(ctx, stream, doExec, cmd, &started); err != nil {
 		return 0, err
 	}
 	return started.PID, nil
@@ -175,7 +174,7 @@ func DecodeEnd(payload []byte) (End, error) {
 // Hello asks the agent about itself. It closes stream.
 func Hello(ctx context.Context, stream net.Conn) (Info, error) {
 	var info Info
-	if err := ask(ctx, stream, doHello, &info); err != nil {
+	if err := frame.Call(ctx, stream, doHello, nil, &info); err != nil {
 		return Info{}, fmt.Errorf("greeting the guest's agent: %w", err)
 	}
 	return info, nil
@@ -188,7 +187,7 @@ func WaitBoot(ctx context.Context, stream net.Conn, limit time.Duration) error {
 	patient, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	var nothing struct{}
-	err := ask(patient, stream, doWaitBoot, &nothing)
+	err := frame.Call(patient, stream, doWaitBoot, nil, &nothing)
 	switch {
 	case ctx.Err() != nil: // even with an answer: the guest gives one too when it finds the stream closed
 		return fmt.Errorf("waiting for the guest to boot: %w", context.Cause(ctx))
@@ -201,14 +200,8 @@ func WaitBoot(ctx context.Context, stream net.Conn, limit time.Duration) error {
 // Poweroff asks the guest to shut down and returns when it has agreed to; the VM ends some time after. It closes stream.
 func Poweroff(ctx context.Context, stream net.Conn) error {
 	var nothing struct{}
-	if err := ask(ctx, stream, doPoweroff, &nothing); err != nil {
+	if err := frame.Call(ctx, stream, doPoweroff, nil, &nothing); err != nil {
 		return fmt.Errorf("asking the guest to power off: %w", err)
 	}
 	return nil
-}
-
-// ask sends a request without arguments, decodes the reply and closes stream.
-func ask(ctx context.Context, stream net.Conn, do string, reply any) error {
-	defer func() { _ = stream.Close() }()
-	return frame.Ask(ctx, stream, do, nil, reply)
 }

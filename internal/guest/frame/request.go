@@ -119,6 +119,12 @@ func ReadReply(stream io.Reader, reply any) error {
 	return json.Unmarshal(f.Payload, reply)
 }
 
+// Call is Ask for a request whose reply is all that the stream is for. It closes stream.
+func Call(ctx context.Context, stream net.Conn, do string, args, reply any) error {
+	defer func() { _ = stream.Close() }()
+	return Ask(ctx, stream, do, args, reply)
+}
+
 // HangUp closes a stream and ends what reads from it: a stream that is closed could otherwise be read to its end.
 func HangUp(stream net.Conn) {
 	_ = stream.SetReadDeadline(time.Unix(1, 0))

@@ -44,7 +44,7 @@ func askClock(ctx context.Context, open func(context.Context) (net.Conn, error),
 		return time.Time{}, err
 	}
 	var now reading
-	if err := ask(ctx, stream, doClock, step{by.Nanoseconds()}, &now); err != nil {
+	if err := frame.Call(ctx, stream, doClock, step{by.Nanoseconds()}, &now); err != nil {
 		return time.Time{}, err
 	}
 	return time.Unix(0, now.Nanoseconds), nil
@@ -53,7 +53,7 @@ func askClock(ctx context.Context, open func(context.Context) (net.Conn, error),
 // Seed adds 32 to 512 random bytes to the guest's kernel's randomness. It closes stream.
 func Seed(ctx context.Context, stream net.Conn, random []byte) error {
 	var nothing struct{}
-	if err := ask(ctx, stream, doSeed, seed{random}, &nothing); err != nil {
+	if err := frame.Call(ctx, stream, doSeed, seed{random}, &nothing); err != nil {
 		return fmt.Errorf("seeding the guest's randomness: %w", err)
 	}
 	return nil
@@ -62,7 +62,7 @@ func Seed(ctx context.Context, stream net.Conn, random []byte) error {
 // Sync returns when the guest has written what its file systems hold to its disks (sync(2)). It closes stream.
 func Sync(ctx context.Context, stream net.Conn) error {
 	var nothing struct{}
-	if err := ask(ctx, stream, doSync, nil, &nothing); err != nil {
+	if err := frame.Call(ctx, stream, doSync, nil, &nothing); err != nil {
 		return fmt.Errorf("writing the guest's file systems: %w", err)
 	}
 	return nil
@@ -71,14 +71,8 @@ func Sync(ctx context.Context, stream net.Conn) error {
 // ReadStats asks how the guest is doing. It closes stream. The numbers are the guest's word.
 func ReadStats(ctx context.Context, stream net.Conn) (Stats, error) {
 	var stats Stats
-	if err := ask(ctx, stream, doStats, nil, &stats); err != nil {
+	if err := frame.Call(ctx, stream, doStats, nil, &stats); err != nil {
 		return Stats{}, fmt.Errorf("reading the guest's figures: %w", err)
 	}
 	return stats, nil
-}
-
-// ask sends a request, decodes the reply and closes stream.
-func ask(ctx context.Context, stream net.Conn, do string, args, reply any) error {
-	defer func() { _ = stream.Close() }()
-	return frame.Ask(ctx, stream, do, args, reply)
 }

@@ -35,11 +35,19 @@ func Follow(ctx context.Context, path string, tail int, ended func() bool, out i
 		if last {
 			return nil
 		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(pollInterval):
+		if err := pause(ctx); err != nil {
+			return err
 		}
+	}
+}
+
+// pause waits before a file is looked at again. The end of ctx is an error, its cause.
+func pause(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(pollInterval):
+		return nil
 	}
 }
 
@@ -54,10 +62,8 @@ func openWhenThere(ctx context.Context, path string, ended func() bool) (*os.Fil
 		if !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
-		select {
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		case <-time.After(pollInterval):
+		if err := pause(ctx); err != nil {
+			return nil, err
 		}
 	}
 }

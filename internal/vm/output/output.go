@@ -287,10 +287,8 @@ func (r *reader) follow(ctx context.Context, emit func(Record) error) error {
 		if last {
 			return nil
 		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(pollInterval):
+		if err := pause(ctx); err != nil {
+			return err
 		}
 	}
 }
