@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -125,6 +126,22 @@ func TestConsoleCannotSteerTheTerminal(t *testing.T) {
 		if strings.ContainsFunc(line, func(r rune) bool { return !unicode.IsPrint(r) }) {
 			t.Errorf("line %q has control characters", line)
 		}
+	}
+}
+
+func TestKernelPrintsInTheMiddle(t *testing.T) {
+	log := "banger-guest: step grow[    2.256073] EXT4-fs warning (device vda): no\r\n\r\n" +
+		"banger-guest: fatal: growing: no[    2.272223] ACPI: PM: Preparing [   12.272223] reboot: Power down\r\n"
+	c := readConsole([]byte(log))
+	if c.step != "grow" || c.fatal != "growing: no" {
+		t.Errorf("step %q and reason %q, want %q and %q", c.step, c.fatal, "grow", "growing: no")
+	}
+	want := []string{
+		"banger-guest: step grow", "[    2.256073] EXT4-fs warning (device vda): no",
+		"banger-guest: fatal: growing: no", "[    2.272223] ACPI: PM: Preparing", "[   12.272223] reboot: Power down",
+	}
+	if !slices.Equal(c.tail, want) {
+		t.Errorf("tail %q, want %q", c.tail, want)
 	}
 }
 

@@ -2,6 +2,7 @@ package vm
 
 import (
 	"bytes"
+	"regexp"
 	"strings"
 	"unicode"
 )
@@ -30,15 +31,32 @@ type console struct {
 func readConsole(log []byte) console {
 	var c console
 	for line := range bytes.Lines(log) {
-		text := printable(string(line))
-		if text == "" {
-			continue
+		for _, message := range messages(line) {
+			text := printable(string(message))
+			if text == "" {
+				continue
+			}
+			c.output = true
+			c.read(text)
+			c.keep(text)
 		}
-		c.output = true
-		c.read(text)
-		c.keep(text)
 	}
 	return c
+}
+
+// kernelTime begins each line of the kernel (print_time in kernel/printk/printk.c).
+var kernelTime = regexp.MustCompile(`\[ *[0-9]+\.[0-9]{6}\] `)
+
+// messages splits a line where the kernel began one of its own: the terminal writes a program's line and its end
+// separately (OPOST in drivers/tty/n_tty.c), and the kernel may print in between.
+func messages(line []byte) [][]byte {
+	var all [][]byte
+	begin := 0
+	for _, at := range kernelTime.FindAllIndex(line, -1) {
+		all = append(all, line[begin:at[0]])
+		begin = at[0]
+	}
+	return append(all, line[begin:])
 }
 
 // keep adds a line to the tail.
@@ -55,8 +73,8 @@ func (c *console) keep(line string) {
 	}
 }
 
-// read takes note of one line. The first reason to give up is the reason: others follow from it. The kernel's lines
-// begin with a time, and a line of the agent may begin in the middle of another one.
+// read takes note of one line. The first reason to give up is the reason: others follow from it. A line of the
+// agent may begin in the middle of another one.
 func (c *console) read(line string) {
 	if _, text, ok := strings.Cut(line, agentPrefix); ok {
 		if step, ok := strings.CutPrefix(text, "step "); ok {
