@@ -459,7 +459,7 @@ func (e *Engine) makeRuntimeDir() error {
 func (e *Engine) spec(i *instance.Instance, linux *kernel.Kernel) vm.Spec {
 	return vm.Spec{
 		Name: i.Name, Hostname: i.Hostname, Dir: i.Dir, RuntimeDir: e.socketsOf(i),
-		Vmlinuz: linux.Vmlinuz(), Initramfs: i.Path(instance.Initramfs), ModulesImage: linux.ModulesImage(),
+		Vmlinuz: linux.Vmlinuz(), Vmlinux: linux.Vmlinux(), Initramfs: i.Path(instance.Initramfs), ModulesImage: linux.ModulesImage(),
 		RootImage: e.images.Disk(i.ImageID), DiskSize: i.DiskSize, Volatile: i.Remove, Init: i.Init, SpawnAgent: i.SpawnAgent,
 		CPUs: i.CPUs, MemoryMiB: i.MemoryMiB, Network: i.Network == NetworkUser, BootTimeout: i.BootTimeout,
 	}

@@ -19,7 +19,13 @@ func TestDistribution(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Run("boot", func(t *testing.T) { testBoot(t, k) })
+	t.Run("boot", func(t *testing.T) { testBoot(t, k, k.Vmlinuz()) })
+	t.Run("boot uncompressed", func(t *testing.T) {
+		if k.Vmlinux() == "" {
+			t.Fatal("there is no uncompressed kernel")
+		}
+		testBoot(t, k, k.Vmlinux())
+	})
 	t.Run("depmod", func(t *testing.T) { testIndexes(t, k, root) })
 }
 
@@ -65,9 +71,9 @@ func sortedWords(text []byte) []string {
 	return lines
 }
 
-// testBoot: the kernel boots in QEMU, unpacks both parts, and loads the modules in their order; then the disk and the
+// testBoot: the kernel, in one of its files, boots in QEMU, unpacks both parts, and loads the modules in their order; then the disk and the
 // port are there.
-func testBoot(t *testing.T, k *Kernel) {
+func testBoot(t *testing.T, k *Kernel, image string) {
 	dir := t.TempDir()
 	init := filepath.Join(dir, "init")
 	build := exec.Command("go", "build", "-o", init, "./testdata/init")
@@ -81,7 +87,7 @@ func testBoot(t *testing.T, k *Kernel) {
 		t.Fatal(err)
 	}
 	writeFiles(t, dir, map[string][]byte{"initramfs": archive.Bytes(), "disk": make([]byte, 1<<20)})
-	console := boot(t, k.Vmlinuz(), initramfs, filepath.Join(dir, "disk"))
+	console := boot(t, image, initramfs, filepath.Join(dir, "disk"))
 	for _, want := range []string{"init: ext4 true", "init: disk banger-root", "init: port banger.guest.0"} {
 		if !strings.Contains(console, want) {
 			t.Errorf("the guest does not say %q:\n%s", want, console)
@@ -97,13 +103,13 @@ func testBoot(t *testing.T, k *Kernel) {
 
 // boot boots a kernel until it ends the machine, and returns what it printed. A machine without KVM sometimes does not
 // come up at the first attempt.
-func boot(t *testing.T, vmlinuz, initramfs, disk string) string {
+func boot(t *testing.T, image, initramfs, disk string) string {
 	t.Helper()
 	qemu := tool(t, "qemu-system-x86_64")
 	var console []byte
 	for range 3 {
 		cmd := exec.CommandContext(t.Context(), qemu, "-nodefaults", "-no-user-config", "-M", "microvm", "-accel", "tcg,thread=multi",
-			"-cpu", "max", "-m", "512", "-no-reboot", "-display", "none", "-serial", "stdio", "-kernel", vmlinuz, "-initrd", initramfs,
+			"-cpu", "max", "-m", "512", "-no-reboot", "-display", "none", "-serial", "stdio", "-kernel", image, "-initrd", initramfs,
 			"-append", "console=ttyS0 panic=-1 reboot=t tsc_early_khz=2500000",
 			"-drive", "id=d,if=none,format=raw,file="+disk, "-device", "virtio-blk-device,drive=d,serial=banger-root",
 			"-device", "virtio-serial-device", "-chardev", "null,id=c", "-device", "virtserialport,chardev=c,name=banger.guest.0")

@@ -2,6 +2,7 @@
 // files. Images have no kernel; each named kernel of the Store is
 //
 //	vmlinuz       the kernel, as its distribution built it
+//	vmlinux       the same uncompressed, for emulated machines; absent where it cannot be started that way
 //	modules.cpio  an initramfs with the drivers that are needed before the root file system is mounted
 //	modules.ext4  all modules with depmod's indexes, a disk whose root is what the guest shows at /lib/modules
 //	kernel.json   what is known about it: a Kernel
@@ -24,6 +25,7 @@ const schema = 1
 // The files of a kernel's directory.
 const (
 	imageFile     = "vmlinuz"
+	plainFile     = "vmlinux"
 	initramfsFile = "modules.cpio"
 	modulesFile   = "modules.ext4"
 	metadataFile  = "kernel.json"
@@ -39,6 +41,7 @@ type Kernel struct {
 	// source has below lib/modules, decompressed and without depmod's files.
 	VmlinuzSHA256 string    `json:"vmlinuzSHA256"`
 	ModulesSHA256 string    `json:"modulesSHA256"`
+	Plain         bool      `json:"plain"`   // there is an uncompressed vmlinux beside it
 	Modules       int       `json:"modules"` // how many there are; 0 is a kernel with all drivers built in
 	BuiltIn       []string  `json:"builtIn"` // drivers that banger needs or likes, and that are no module
 	Missing       []string  `json:"missing"` // drivers that banger likes and this kernel lacks; see Consequence
@@ -49,6 +52,14 @@ type Kernel struct {
 
 // Vmlinuz returns the path of the kernel.
 func (k *Kernel) Vmlinuz() string { return filepath.Join(k.dir, imageFile) }
+
+// Vmlinux returns the path of the uncompressed kernel, an ELF file with a PVH entry, or "" if there is none.
+func (k *Kernel) Vmlinux() string {
+	if !k.Plain {
+		return ""
+	}
+	return filepath.Join(k.dir, plainFile)
+}
 
 // Initramfs returns the path of the initramfs that has the modules and no init: see InitramfsWithInit.
 func (k *Kernel) Initramfs() string { return filepath.Join(k.dir, initramfsFile) }

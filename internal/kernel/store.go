@@ -178,6 +178,9 @@ func (s *Store) existing(k *Kernel) (*Kernel, error) {
 
 // write makes the other files beside vmlinuz and brings all to the disk.
 func (k *Kernel) write(ctx context.Context, found selection, from *collection, build BuildModules) error {
+	if err := k.extract(); err != nil {
+		return err
+	}
 	archive, err := modulesCPIO(found.load)
 	if err != nil {
 		return err
@@ -201,6 +204,16 @@ func (k *Kernel) write(ctx context.Context, found selection, from *collection, b
 		return context.Cause(ctx)
 	}
 	return syncAll(k.dir)
+}
+
+// extract makes the uncompressed kernel, if there can be one.
+func (k *Kernel) extract() error {
+	err := extractVmlinux(k.Vmlinuz(), filepath.Join(k.dir, plainFile))
+	if errors.Is(err, errNoVmlinux) {
+		return nil
+	}
+	k.Plain = err == nil
+	return err
 }
 
 // publish gives the kernel its place.
@@ -241,7 +254,7 @@ func (k *Kernel) check(name string) error {
 	if k.Schema != schema || k.Name != name {
 		return fmt.Errorf("its %s is of schema %d, named %q", metadataFile, k.Schema, k.Name)
 	}
-	for _, file := range []string{k.Vmlinuz(), k.Initramfs(), k.ModulesImage()} {
+	for _, file := range []string{k.Vmlinuz(), k.Vmlinux(), k.Initramfs(), k.ModulesImage()} {
 		if file == "" {
 			continue
 		}

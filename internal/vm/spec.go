@@ -36,6 +36,7 @@ type Spec struct {
 	RuntimeDir string
 
 	Vmlinuz      string // bzImage
+	Vmlinux      string // the same kernel uncompressed, an ELF file with a PVH entry, for emulation; "" is none
 	Initramfs    string // complete cpio archive, with /init and the modules
 	RootImage    string // ext4; writes of the guest go to an overlay in Dir
 	DiskSize     int64  // bytes of the root disk, whose file system grows to it; 0 is RootImage's size, never to be less
@@ -96,8 +97,10 @@ func (s Spec) checkPaths() error {
 			return fmt.Errorf("the path %q of the %s is not absolute", p.path, p.name)
 		}
 	}
-	if s.ModulesImage != "" && !filepath.IsAbs(s.ModulesImage) {
-		return fmt.Errorf("the path %q of the module image is not absolute", s.ModulesImage)
+	for name, path := range map[string]string{"module image": s.ModulesImage, "uncompressed kernel": s.Vmlinux} {
+		if path != "" && !filepath.IsAbs(path) {
+			return fmt.Errorf("the path %q of the %s is not absolute", path, name)
+		}
 	}
 	if strings.ContainsFunc(s.Init, func(r rune) bool { return r <= ' ' || r == '"' || r >= 0x7f }) {
 		return fmt.Errorf("the path %q of the init cannot stand on a kernel command line", s.Init)
