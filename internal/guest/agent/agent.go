@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"net"
 	"os"
 	osexec "os/exec"
 	"path/filepath"
@@ -66,7 +67,7 @@ func Main(args []string, pid int) int {
 	case role == "agent":
 		debug.SetMemoryLimit(memoryLimit)
 		out = openConsole("/dev/console")
-		out.say("%v", serve(out))
+		out.say("%v", serve(out, gateOf(args)))
 		return 1
 	case role == "sftp":
 		return serveFiles()
@@ -91,26 +92,36 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// serve sets the guest up and answers the host until the channel fails.
-func serve(out console) error {
+// serve sets the guest up and answers the host until the channel fails. What needs no file system comes before the gate.
+// The handshake with the host goes on while the guest is set up; requests wait until it is.
+func serve(out console, gate func()) error {
 	line, err := readCommandLine("/proc/cmdline")
 	if err != nil {
 		return err
 	}
-	configure(out, line)
+	requests := router(out)
+	gate()
 	magic, err := parseMagic(line.magic)
 	if err != nil {
 		// The disk runs without banger's host: nobody will ever call.
+		configure(out, line)
 		out.say("no channel: %v", err)
 		waitForever()
 	}
+	ready := make(chan struct{})
+	go func() {
+		configure(out, line)
+		close(ready)
+	}()
 	port, err := channel.OpenPort(waitForPort("/sys/class/virtio-ports", "/dev"))
 	if err != nil {
 		return err
 	}
-	requests := router(out)
 	out.step("agent")
-	return channel.Serve(port, magic, requests.Serve)
+	return channel.Serve(port, magic, func(stream net.Conn) {
+		<-ready
+		requests.Serve(stream)
+	})
 }
 
 // router answers the requests of every service of the agent.
@@ -201,7 +212,8 @@ const (
 
 // initOf tells what process 1 is, from its directory in /proc.
 func initOf(proc string) initKind {
-	if exe, err := os.Readlink(filepath.Join(proc, "exe")); err == nil && filepath.Base(exe) == filepath.Base(agentPath) {
+	link := filepath.Join(proc, "exe")
+	if exe, err := os.Readlink(link); err == nil && filepath.Base(exe) == filepath.Base(agentPath) || sameFile(link, "/proc/self/exe") {
 		return initGuest
 	}
 	if comm, err := os.ReadFile(filepath.Join(proc, "comm")); err == nil && strings.TrimSpace(string(comm)) == "systemd" {

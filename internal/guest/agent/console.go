@@ -27,6 +27,15 @@ func (c console) say(format string, args ...any) {
 	_, _ = fmt.Fprintf(c.w, "banger-guest: "+format+"\n", args...)
 }
 
+// sayAll prints those of errs that are errors.
+func (c console) sayAll(errs ...error) {
+	for _, err := range errs {
+		if err != nil {
+			c.say("%v", err)
+		}
+	}
+}
+
 // step prints that a step of the boot begins: modules, root, handover, agent.
 func (c console) step(name string) { c.say("step %s", name) }
 

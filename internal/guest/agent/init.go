@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -17,35 +18,32 @@ const (
 )
 
 // runInit is process 1 of an image without an init of its own. It does not return.
+//
+// The agent is started at once, and waits until everything is prepared: that a program starts takes an emulated processor
+// as long as the preparations, which another one does meanwhile.
 func runInit() {
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGPWR, syscall.SIGUSR1, syscall.SIGUSR2)
 	out := console{os.Stderr}
-	prepare(out)
+	out.sayAll(mountAll("/", earlyMounts()), adoptConsole("/dev/console"), setName("/proc/self/comm"), setLimits())
 	s := &supervisor{out: out, ended: make(chan int), backoff: minBackoff}
-	s.startAgent()
+	prepared := s.startGated()
+	prepare(out)
+	prepared()
 	go reap(s.ended)
 	s.run(signals)
 	s.endProcesses()
-	for _, err := range leaveDisks() {
-		out.say("%v", err)
-	}
+	out.sayAll(leaveDisks()...)
 	powerOff()
 }
+
+// setName gives process 1 this program's name, by which people look for it, where the initramfs's has another.
+func setName(comm string) error { return os.WriteFile(comm, []byte(filepath.Base(agentPath)), 0o644) }
 
 // prepare sets up what programs expect of a machine, and container engines most of all. The kernel delivers
 // Ctrl-Alt-Del as SIGINT instead of restarting at once.
 func prepare(out console) {
-	early := mountAll("/", earlyMounts())
-	adopted := adoptConsole("/dev/console")
-	for _, err := range []error{
-		early, adopted, mountRun("/"), mountAll("/", initMounts()), shareMounts(), linkDevices("/dev"),
-		prepareModules(), delegate(cgroupRoot), setLimits(),
-	} {
-		if err != nil {
-			out.say("%v", err)
-		}
-	}
+	out.sayAll(mountRun("/"), mountAll("/", initMounts()), shareMounts(), linkDevices("/dev"), prepareModules(), delegate(cgroupRoot))
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF)
 }
 
@@ -77,11 +75,44 @@ type supervisor struct {
 }
 
 // startAgent starts this program again, as the agent.
-func (s *supervisor) startAgent() {
+func (s *supervisor) startAgent() { s.start([]string{agentPath, "agent"}) }
+
+// gated is the word on the agent's command line that has it wait at the gate, and gateFD the descriptor of that.
+const (
+	gated  = "gated"
+	gateFD = 3
+)
+
+// startGated starts the agent, which does nothing that needs the file systems before open is called.
+func (s *supervisor) startGated() (open func()) {
+	gate, wait, err := os.Pipe()
+	if err != nil {
+		s.out.say("making the agent's gate: %v", err)
+		return s.startAgent
+	}
+	s.start([]string{agentPath, "agent", gated}, gate)
+	_ = gate.Close()
+	return func() { _ = wait.Close() }
+}
+
+// gateOf returns what waits until the gate is open, if the agent's command line says that there is one.
+func gateOf(args []string) (wait func()) {
+	if args[len(args)-1] != gated {
+		return func() {}
+	}
+	return func() {
+		gate := os.NewFile(gateFD, "gate")
+		_, _ = gate.Read(make([]byte, 1)) // its end is the sign
+		_ = gate.Close()
+	}
+}
+
+// start starts the agent, with files behind the standard ones.
+func (s *supervisor) start(argv []string, files ...*os.File) {
 	s.started = time.Now()
-	process, err := os.StartProcess(self(), []string{agentPath, "agent"}, &os.ProcAttr{
+	process, err := os.StartProcess(self(), argv, &os.ProcAttr{
 		Env:   os.Environ(),
-		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr},
+		Files: append([]*os.File{os.Stdin, os.Stdout, os.Stderr}, files...),
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})
 	if err != nil {
@@ -93,11 +124,11 @@ func (s *supervisor) startAgent() {
 	_ = process.Release()
 }
 
-// self returns the path of this program.
+// self returns the path of this program: by its name in the image, where that is the same.
 func self() string {
 	const link = "/proc/self/exe"
-	if path, err := os.Readlink(link); err == nil && exists(path) {
-		return path
+	if sameFile(agentPath, link) {
+		return agentPath
 	}
 	return link
 }
