@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -51,7 +52,8 @@ func handOver(out console) error {
 		return errors.New("the kernel's command line has no banger.init")
 	}
 	out.step("modules")
-	if err := loadModules(out); err != nil {
+	loaded, err := loadModules(out)
+	if err != nil {
 		return err
 	}
 	out.step("root")
@@ -59,6 +61,7 @@ func handOver(out console) error {
 	if err != nil {
 		return err
 	}
+	<-loaded
 	if line.grow {
 		out.step("grow")
 		if err := grow(disk, newRoot); err != nil {
@@ -103,19 +106,46 @@ func spawnAgent() error {
 	return process.Release()
 }
 
-// loadModules loads the listed modules in their order. One that does not load is reported: what matters is whether the
-// disks appear.
-func loadModules(out console) error {
+// diskModule is the module after which the disks are there.
+const diskModule = "virtio_blk"
+
+// pciDevices has an entry for each device on a PCI bus.
+const pciDevices = "/sys/bus/pci/devices"
+
+// loadModules loads the listed modules in their order. It returns when those are loaded that the disks need; loaded is
+// closed when all are. One that does not load is reported: what matters is whether the disks appear.
+func loadModules(out console) (loaded <-chan struct{}, err error) {
 	list, err := os.ReadFile(moduleList)
 	if err != nil {
-		return fmt.Errorf("reading the list of modules: %w", err)
+		return nil, fmt.Errorf("reading the list of modules: %w", err)
 	}
-	for _, name := range strings.Fields(string(list)) {
+	first, rest := splitModules(strings.Fields(string(list)), isEmpty(pciDevices))
+	out.load(first)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		out.load(rest)
+	}()
+	return done, nil
+}
+
+// splitModules splits the files of modules, such as 06-virtio_blk.ko, after the driver of the disks. The drivers of a PCI
+// bus are left out if the machine has none.
+func splitModules(files []string, noPCI bool) (first, rest []string) {
+	if noPCI {
+		files = slices.DeleteFunc(files, func(file string) bool { return strings.Contains(underscores(file), "virtio_pci") })
+	}
+	split := 1 + slices.IndexFunc(files, func(file string) bool { return strings.Contains(underscores(file), diskModule) })
+	return files[:split], files[split:]
+}
+
+// load loads modules of the initramfs.
+func (c console) load(files []string) {
+	for _, name := range files {
 		if err := loadModule(filepath.Join(filepath.Dir(moduleList), name)); err != nil {
-			out.say("loading the module %q: %v", name, err)
+			c.say("loading the module %q: %v", name, err)
 		}
 	}
-	return nil
 }
 
 func loadModule(path string) error {
@@ -150,6 +180,12 @@ func mountRoot(out console) (device string, err error) {
 		}
 	}
 	return device, nil
+}
+
+// isEmpty reports whether there is nothing in a directory, or no directory.
+func isEmpty(dir string) bool {
+	entries, _ := os.ReadDir(dir)
+	return len(entries) == 0
 }
 
 // findDisk returns the name of the virtio disk with the given serial, from a directory like /sys/block.

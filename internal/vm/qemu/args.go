@@ -79,7 +79,8 @@ func consoleDevice(path string) []string {
 func channelDevice(path string) []string {
 	return []string{
 		"-chardev", "socket,id=channel,server=on,wait=off,path=" + escape(path),
-		"-device", "virtio-serial-device",
+		// The guest sets two queues up for each port that there may be, of which 0 is a console's.
+		"-device", "virtio-serial-device,max_ports=2",
 		"-device", "virtserialport,chardev=channel,name=" + channel.PortName,
 	}
 }
