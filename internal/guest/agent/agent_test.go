@@ -94,7 +94,7 @@ func TestParseNetwork(t *testing.T) {
 	if got := fmt.Sprint(n.address, n.gateway, n.dns, err); got != "10.0.2.15/24 10.0.2.2 10.0.2.3 <nil>" {
 		t.Errorf("got %s", got)
 	}
-	for _, bad := range []string{"", "10.0.2.15,10.0.2.2,10.0.2.3", "10.0.2.15/24,10.0.2.2", "10.0.2.15/33,10.0.2.2,10.0.2.3", "10.0.2.15/24,x,10.0.2.3", "10.0.2.15/24,10.0.2.2,", "a/24,b,c,d"} {
+	for _, bad := range []string{"", "10.0.2.15,10.0.2.2,10.0.2.3", "10.0.2.15/24,10.0.2.2", "10.0.2.15/33,10.0.2.2,10.0.2.3", "10.0.2.15/24,x,10.0.2.3", "10.0.2.15/24,10.0.2.2,", "a/24,b,c,d", "fd00::2/64,10.0.2.2,10.0.2.3"} {
 		if n, err := parseNetwork(bad); err == nil {
 			t.Errorf("parsing %q gave %v, want an error", bad, n)
 		}
@@ -313,7 +313,7 @@ func TestLinkDevices(t *testing.T) {
 	}
 }
 
-// inNamespace runs the calling test again, as root of a user and mount namespace of its own, and reports whether this
+// inNamespace runs the calling test again, as root of a user, mount and network namespace of its own, and reports whether this
 // is that run. It takes no privileges where the kernel lets users make namespaces.
 func inNamespace(t *testing.T) bool {
 	t.Helper()
@@ -324,7 +324,7 @@ func inNamespace(t *testing.T) bool {
 	cmd := osexec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
 	cmd.Env = append(os.Environ(), marker+"=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
+		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS | syscall.CLONE_NEWNET,
 		UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}},
 		GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}},
 	}

@@ -74,5 +74,8 @@ func parseNetwork(text string) (network, error) {
 	if err != nil {
 		return network{}, fmt.Errorf("parsing the network %q: %w", text, err)
 	}
+	if !address.Addr().Is4() || !gateway.Is4() {
+		return network{}, fmt.Errorf("parsing the network %q: it is not IPv4", text)
+	}
 	return network{address, gateway, dns}, nil
 }

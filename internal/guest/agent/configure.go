@@ -3,12 +3,10 @@ package agent
 import (
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -22,7 +20,7 @@ func configure(out console, line commandLine) {
 	if line.net != "" {
 		net, err = parseNetwork(line.net)
 	}
-	for _, err := range []error{err, setHostname(line.hostname), setLoopback(), setNetwork(net), setFiles(line.hostname, net)} {
+	for _, err := range []error{err, setHostname(line.hostname), setInterfaces(net), setFiles(line.hostname, net)} {
 		if err != nil {
 			out.say("%v", err)
 		}
@@ -39,47 +37,31 @@ func setHostname(name string) error {
 	return nil
 }
 
-// setLoopback brings lo up; the kernel gives it its addresses.
-func setLoopback() error {
-	link, err := netlink.LinkByName("lo")
-	if err == nil {
-		err = netlink.LinkSetUp(link)
-	}
+// setInterfaces brings lo up, to which the kernel gives its addresses, and gives the card its address and the default
+// route. A card that has an address is left alone: the image has its own way.
+func setInterfaces(n network) error {
+	all, err := openInterfaces()
 	if err != nil {
-		return fmt.Errorf("bringing the loopback interface up: %w", err)
+		return fmt.Errorf("configuring the network: %w", err)
 	}
-	return nil
+	defer all.close()
+	return errors.Join(all.up("lo"), setCard(all, n))
 }
 
-// setNetwork gives the card its address and the default route. A card that has an address is left alone: the image has
-// its own way.
-func setNetwork(n network) error {
+func setCard(all interfaces, n network) error {
 	if !n.address.IsValid() {
 		return nil
 	}
-	link, err := netlink.LinkByName(card)
-	if err != nil {
-		return fmt.Errorf("finding the network card %q: %w", card, err)
-	}
-	addresses, err := netlink.AddrList(link, netlink.FAMILY_V4)
-	if err != nil || len(addresses) > 0 {
+	if configured, err := all.hasAddress(card); err != nil || configured {
 		return err
 	}
-	address := &netlink.Addr{IPNet: &net.IPNet{
-		IP:   n.address.Addr().AsSlice(),
-		Mask: net.CIDRMask(n.address.Bits(), n.address.Addr().BitLen()),
-	}}
-	if err := netlink.AddrAdd(link, address); err != nil {
-		return fmt.Errorf("giving %q the address %v: %w", card, n.address, err)
+	if err := all.setAddress(card, n.address); err != nil {
+		return err
 	}
-	if err := netlink.LinkSetUp(link); err != nil {
-		return fmt.Errorf("bringing %q up: %w", card, err)
+	if err := all.up(card); err != nil {
+		return err
 	}
-	route := &netlink.Route{LinkIndex: link.Attrs().Index, Gw: n.gateway.AsSlice()}
-	if err := netlink.RouteReplace(route); err != nil {
-		return fmt.Errorf("setting the default route by %v: %w", n.gateway, err)
-	}
-	return nil
+	return all.setGateway(n.gateway)
 }
 
 // setFiles puts /etc/hostname, /etc/hosts and /etc/resolv.conf in place, as docker does: generated files, mounted over

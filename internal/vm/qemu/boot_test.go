@@ -73,6 +73,15 @@ func TestBoot(t *testing.T) {
 			t.Errorf("the guest does not have the address 10.0.2.15; its routes are\n%s", got)
 		}
 	})
+	t.Run("routes", func(t *testing.T) {
+		// Addresses are hexadecimal, their last byte first: the network of 10.0.2.0/24, and by 10.0.2.2 everything else.
+		routes := strings.Join(strings.Fields(show(t, m, "/proc/net/route")), " ")
+		for _, want := range []string{"eth0 0002000A 00000000 0001 0 0 0 00FFFFFF", "eth0 00000000 0202000A 0003 0 0 0 00000000"} {
+			if !strings.Contains(routes, want) {
+				t.Errorf("the guest's routes lack %q: %s", want, routes)
+			}
+		}
+	})
 	t.Run("clock", func(t *testing.T) { checkClock(t, m) })
 	t.Run("exit code", func(t *testing.T) {
 		if _, _, code := in(t, m, nil, "/bin/guesttool", "exit", "42"); code != 42 {
