@@ -68,6 +68,19 @@ func TestArguments(t *testing.T) {
 	}
 }
 
+// TestKernelOf: only an emulated machine boots the uncompressed kernel, if there is one.
+func TestKernelOf(t *testing.T) {
+	for _, test := range []struct{ accelerator, vmlinux, want string }{
+		{vm.TCG, "/k/vmlinux", "/k/vmlinux"}, {vm.TCG, "", "/k/vmlinuz"}, {vm.KVM, "/k/vmlinux", "/k/vmlinuz"},
+	} {
+		spec := exampleSpec()
+		spec.Accelerator, spec.Vmlinux = test.accelerator, test.vmlinux
+		if got := kernelOf(spec); got != test.want {
+			t.Errorf("with %s and the uncompressed kernel %q, %q is booted, want %q", test.accelerator, test.vmlinux, got, test.want)
+		}
+	}
+}
+
 func TestArgumentsWithoutExtras(t *testing.T) {
 	spec := exampleSpec()
 	spec.Network, spec.ModulesImage, spec.Accelerator = false, "", vm.KVM
