@@ -103,12 +103,7 @@ func decompressPayload(payload *io.SectionReader) (io.ReadCloser, error) {
 	if bytes.HasPrefix(head, []byte("\x1f\x8b")) {
 		return decompress(payload)
 	}
-	data := io.NewSectionReader(payload, 0, payload.Size()-4)
-	if string(head) == lz4Magic {
-		_, err := data.Seek(int64(len(lz4Magic)), io.SeekStart)
-		return io.NopCloser(&lz4Reader{from: data}), err
-	}
-	return decompress(data)
+	return decompress(io.NewSectionReader(payload, 0, payload.Size()-4))
 }
 
 // notePVH is the type of the note with the kernel's PVH entry: XEN_ELFNOTE_PHYS32_ENTRY of

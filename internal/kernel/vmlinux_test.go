@@ -121,20 +121,6 @@ func TestNoVmlinux(t *testing.T) {
 	}
 }
 
-// FuzzLZ4: no block makes the decoder panic or leave its bounds.
-func FuzzLZ4(f *testing.F) {
-	f.Add([]byte("\x40abcd"))
-	f.Add([]byte("\x1fa\x01\x00\xff\xff\x10\x10b"))
-	f.Add([]byte("\xf0\xff\x00"))
-	f.Fuzz(func(t *testing.T, block []byte) {
-		const room = 1 << 16
-		plain, err := lz4Decode(make([]byte, 0, room), block)
-		if len(plain) > room {
-			t.Errorf("%d bytes came out (%v), want %d at most", len(plain), err, room)
-		}
-	})
-}
-
 // FuzzVmlinux: no kernel makes the extraction panic.
 func FuzzVmlinux(f *testing.F) {
 	f.Add(pack([]byte(lz4Magic+"\x05\x00\x00\x00\x40abcd"), 4, true))
