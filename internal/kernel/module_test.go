@@ -93,7 +93,7 @@ func TestSelectDrivers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := "virtio virtio_mmio virtio_blk virtio_console rng_core virtio_rng crc32c_generic jbd2 ext4"
+	want := "virtio virtio_mmio virtio_blk crc32c_generic jbd2 ext4 virtio_console rng_core virtio_rng"
 	if names(got.load) != want {
 		t.Errorf("the initramfs loads %q, want %q", names(got.load), want)
 	}

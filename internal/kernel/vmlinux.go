@@ -87,8 +87,10 @@ func unpackVmlinux(payload *io.SectionReader, out *os.File) error {
 	switch {
 	case errors.As(err, &place): // the disk, not the data
 		return err
-	case err != nil, n != want:
-		return fmt.Errorf("%w: %d bytes instead of %d (%v)", errNoVmlinux, n, want, err)
+	case err != nil:
+		return fmt.Errorf("%w: %w", errNoVmlinux, err)
+	case n != want:
+		return fmt.Errorf("%w: %d bytes instead of %d", errNoVmlinux, n, want)
 	case !hasPVH(out):
 		return fmt.Errorf("%w: it has no PVH entry", errNoVmlinux)
 	}

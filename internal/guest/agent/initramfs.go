@@ -106,13 +106,13 @@ func spawnAgent() error {
 	return process.Release()
 }
 
-// diskModule is the module after which the disks are there.
-const diskModule = "virtio_blk"
+// rootModules are what the root needs. With the last of them in the list it can be mounted.
+func rootModules() []string { return []string{"virtio_blk", "ext4"} }
 
 // pciDevices has an entry for each device on a PCI bus.
 const pciDevices = "/sys/bus/pci/devices"
 
-// loadModules loads the listed modules in their order. It returns when those are loaded that the disks need; loaded is
+// loadModules loads the listed modules in their order. It returns when those are loaded that the root needs; loaded is
 // closed when all are. One that does not load is reported: what matters is whether the disks appear.
 func loadModules(out console) (loaded <-chan struct{}, err error) {
 	list, err := os.ReadFile(moduleList)
@@ -129,14 +129,25 @@ func loadModules(out console) (loaded <-chan struct{}, err error) {
 	return done, nil
 }
 
-// splitModules splits the files of modules, such as 06-virtio_blk.ko, after the driver of the disks. The drivers of a PCI
-// bus are left out if the machine has none.
+// splitModules splits the files of modules, such as 06-virtio_blk.ko, after the last that the root needs. The drivers of a
+// PCI bus are left out if the machine has none.
 func splitModules(files []string, noPCI bool) (first, rest []string) {
 	if noPCI {
-		files = slices.DeleteFunc(files, func(file string) bool { return strings.Contains(underscores(file), "virtio_pci") })
+		files = slices.DeleteFunc(files, func(file string) bool { return strings.HasPrefix(moduleOf(file), "virtio_pci") })
 	}
-	split := 1 + slices.IndexFunc(files, func(file string) bool { return strings.Contains(underscores(file), diskModule) })
+	split := 0
+	for i, file := range files {
+		if slices.Contains(rootModules(), moduleOf(file)) {
+			split = i + 1
+		}
+	}
 	return files[:split], files[split:]
+}
+
+// moduleOf returns the name of the module in a file NN-NAME.ko.
+func moduleOf(file string) string {
+	_, file, _ = strings.Cut(file, "-")
+	return moduleName(file)
 }
 
 // load loads modules of the initramfs.

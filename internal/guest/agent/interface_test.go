@@ -79,6 +79,8 @@ func TestSplitModules(t *testing.T) {
 	}{
 		{"PCI", disks + pci + " 05-virtio_blk.ko " + others, false, disks + pci + " 05-virtio_blk.ko", others},
 		{"no PCI", disks + pci + " 05-virtio_blk.ko " + others, true, disks + " 05-virtio_blk.ko", others},
+		{"file system", disks + " 03-virtio-blk.ko 04-jbd2.ko 05-ext4.ko " + others, true, disks + " 03-virtio-blk.ko 04-jbd2.ko 05-ext4.ko", others},
+		{"file system last", disks + " 05-virtio_blk.ko " + others + " 08-ext4.ko", true, disks + " 05-virtio_blk.ko " + others + " 08-ext4.ko", ""},
 		{"disks built in", others, true, "", others},
 		{"all built in", "", true, "", ""},
 	} {
