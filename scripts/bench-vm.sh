@@ -8,16 +8,19 @@ runs=${RUNS:-9}
 scripts/deps.sh build test bench
 export PATH=$PATH:/usr/sbin:/sbin
 mkdir -p "$cache/bench"
-# WORK is a directory that the caller removes.
+# WORK is a directory that the caller removes. The paths of sockets are short, so they are not in it.
 work=${WORK:-}
 if [ -z "$work" ]; then
   work=$(mktemp -d "$(realpath "$cache/bench")/run-XXXXXX")
-  trap 'bin/banger vm rm --force bench-ssh >/dev/null 2>&1 || true; rm -rf "$work"' EXIT
+  own=$work
 fi
-# The paths of sockets are short.
 XDG_RUNTIME_DIR=$(mktemp -d /tmp/banger-bench-XXXXXX)
 export BANGER_HOME=$work/vmhome XDG_RUNTIME_DIR
-trap 'bin/banger vm rm --force bench-ssh >/dev/null 2>&1 || true; rm -rf "$XDG_RUNTIME_DIR"; if [ -z "${WORK:-}" ]; then rm -rf "$work"; fi' EXIT
+end() {
+  bin/banger vm rm --force bench-ssh >/dev/null 2>&1 || true
+  rm -rf "$XDG_RUNTIME_DIR" "${own:-}"
+}
+trap end EXIT
 (cd bench && CGO_ENABLED=0 ${GO:-go} build -trimpath -o "$work/bench" .)
 
 # A Debian with an sshd, made once.
@@ -41,23 +44,42 @@ guest() {
   bin/banger vm run --quiet -d --name bench-ssh --memory 1GiB --disk 8GiB sshd -- sleep 100000 >/dev/null
 }
 
-boot() {
+table_boot() {
   printf '\n### From nothing to the end of a command\n\n'
-  bench boot -kernel "$(echo "$BANGER_HOME"/kernels/*/vmlinuz)" -image sshd
+  bench boot -kernel "$(echo "$BANGER_HOME"/kernels/*/vmlinuz)" -image "$small"
 }
-exec_() {
+table_exec() {
   printf '\n### A command in a VM that runs\n\n'
   guest; bench exec -vm bench-ssh
 }
-cp_() {
+table_cp() {
   printf '\n### Copying files\n\n'
   guest; runs=${RUNS:-3} bench cp -vm bench-ssh
 }
-streams() {
+table_streams() {
   printf '\n### Sixteen streams at once\n\n'
   guest; bench streams -vm bench-ssh -size $((64 << 20))
 }
-many() {
+table_many() {
   printf '\n### Ten small VMs at once\n\n'
-  bench many -image alpine
+  bench many -image "$small"
 }
+
+sshd_image
+# shellcheck disable=SC2046 # paths without spaces, one a word
+bin/banger kernel import --deb $(scripts/kernel-deb.sh "$cache/test/kernel") >/dev/null 2>&1
+bin/banger image pull "oci:$cache/bench/sshd/oci:sshd" --name sshd >/dev/null 2>&1
+# Where no Alpine can be had, the Debian stands in for it.
+alpine=$(scripts/alpine-image.sh "$cache/test" 2>/dev/null || true)
+small=sshd
+if [ -n "$alpine" ]; then
+  small=alpine
+  bin/banger image pull "docker-archive:$alpine" --name alpine >/dev/null 2>&1
+fi
+
+printf '## Virtual machines\n\nMedians of interleaved runs on %s processors, Linux %s, %s.\n' \
+  "$(nproc)" "$(uname -r)" "$(qemu-system-x86_64 --version | head -n 1)"
+if [ $# = 0 ]; then set -- boot exec cp streams many; fi
+for table; do
+  "table_$table"
+done

@@ -47,6 +47,7 @@ for purpose in "${@:-build}"; do
       ;;
     bench)
       want mkfs.ext4 e2fsprogs; image; want umoci umoci; want fakeroot fakeroot; want eatmydata eatmydata
+      want qemu-system-x86_64 qemu-system-x86; want qemu-img qemu-utils; want ssh openssh-client
       ;;
     *) echo "deps.sh: no purpose $purpose" >&2; exit 2 ;;
   esac

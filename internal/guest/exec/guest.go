@@ -107,8 +107,9 @@ func (g *Guest) detach(stream net.Conn, cmd Command) *frame.Refusal {
 
 // obey carries out what the host's frames say until the host is gone or breaks the rules.
 func (p *process) obey(stream net.Conn) {
+	frames := frame.NewReader(stream)
 	for {
-		f, err := frame.Read(stream)
+		f, err := frames.Next()
 		if err != nil {
 			return
 		}

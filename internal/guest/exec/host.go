@@ -89,8 +89,9 @@ type call struct {
 
 // receive handles the agent's frames until the last one. The code is negative if there is none.
 func (c *call) receive(r io.Reader, stdout, stderr io.Writer) (End, error) {
+	frames := frame.NewReader(r)
 	for {
-		f, err := frame.Read(r)
+		f, err := frames.Next()
 		if err != nil {
 			return End{Code: -1}, frame.Lost(err)
 		}

@@ -47,6 +47,7 @@ type queue struct {
 	mu     sync.Mutex
 	change *sync.Cond
 	bytes  []byte
+	taken  []byte // what take returned last, for its memory
 	eof    bool
 }
 
@@ -76,14 +77,14 @@ func (q *queue) end() {
 	q.change.Broadcast()
 }
 
-// take waits for input and returns what there is; nothing is the end.
+// take waits for input and returns what there is, until the next call; nothing is the end. Its two buffers take turns: a
+// guest of which much is asked has no time for the garbage collector.
 func (q *queue) take() []byte {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for len(q.bytes) == 0 && !q.eof {
 		q.change.Wait()
 	}
-	b := q.bytes
-	q.bytes = nil
-	return b
+	q.bytes, q.taken = q.taken[:0], q.bytes
+	return q.taken
 }

@@ -93,8 +93,9 @@ func unexpected(err error) error {
 
 // Writer writes frames, each whole. It is safe for concurrent use.
 type Writer struct {
-	mu sync.Mutex
-	w  io.Writer
+	mu     sync.Mutex
+	w      io.Writer
+	buffer []byte // of the frame before, for its memory
 }
 
 // NewWriter returns a Writer of frames to w.
@@ -102,12 +103,14 @@ func NewWriter(w io.Writer) *Writer { return &Writer{w: w} }
 
 // Write writes one frame.
 func (f *Writer) Write(kind Kind, payload []byte) error {
-	b := make([]byte, 0, headerSize+len(payload))
-	b = append(b, byte(kind))
-	b = binary.BigEndian.AppendUint32(b, uint32(len(payload)))
-	b = append(b, payload...)
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	b := append(f.buffer[:0], byte(kind))
+	b = binary.BigEndian.AppendUint32(b, uint32(len(payload)))
+	b = append(b, payload...)
+	if len(payload) <= ChunkSize {
+		f.buffer = b
+	}
 	_, err := f.w.Write(b)
 	return err
 }

@@ -44,8 +44,9 @@ func newWorkload(stream net.Conn, log *output.Writer) *workload {
 func (w *workload) run() {
 	defer close(w.done)
 	defer func() { _ = w.stream.Close() }()
+	frames := frame.NewReader(w.stream)
 	for w.err == nil {
-		f, err := frame.Read(w.stream)
+		f, err := frames.Next()
 		if err != nil {
 			w.err = frame.Lost(err)
 			return
@@ -105,8 +106,9 @@ func (w *workload) report(client net.Conn) error {
 func (w *workload) attach(client net.Conn, asked *instance.Workload) {
 	w.client = client
 	go func() {
+		frames := frame.NewReader(client)
 		for {
-			f, err := frame.Read(client)
+			f, err := frames.Next()
 			if err != nil {
 				w.detach(asked)
 				return
