@@ -45,7 +45,7 @@ const (
 	imagePath = "/usr/lib/banger/image.json"
 	// memoryLimit is what Go's runtime may take in bytes before it collects more eagerly and gives memory back to the
 	// kernel. The guest's memory is for what the guest is there for.
-	memoryLimit = 14 << 20
+	memoryLimit = 17 << 20
 	// runtimeDir is for files that the agent makes while the VM runs.
 	runtimeDir = "/run/banger"
 )

@@ -14,7 +14,7 @@ import (
 
 // stdinWindow is how many bytes of standard input may be on their way to a command. It keeps a command that does not
 // read from holding up the signals and sizes behind its input.
-const stdinWindow = 256 << 10
+const stdinWindow = 128 << 10
 
 // The exit codes that docker and the shells give to a command that could not be started.
 const (

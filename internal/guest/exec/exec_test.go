@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -734,4 +735,34 @@ func FuzzServe(f *testing.F) {
 		_ = near.Close()
 		done.Wait()
 	})
+}
+
+// TestQueueWraps: input that goes around the ring comes out as it went in, and makes room again.
+func TestQueueWraps(t *testing.T) {
+	q := newQueue()
+	var in, out bytes.Buffer
+	source := rand.New(rand.NewPCG(1, 2))
+	for in.Len() < 5*stdinWindow {
+		piece := make([]byte, 1+source.IntN(frame.ChunkSize))
+		for i := range piece {
+			piece[i] = byte(source.Uint32())
+		}
+		if !q.push(piece) {
+			t.Fatalf("%d bytes were refused, with %d of them waiting", len(piece), in.Len()-out.Len())
+		}
+		in.Write(piece)
+		for in.Len()-out.Len() > stdinWindow-frame.ChunkSize {
+			b := q.take()
+			out.Write(b)
+			q.drop(len(b))
+		}
+	}
+	q.end()
+	for b := q.take(); len(b) > 0; b = q.take() {
+		out.Write(b)
+		q.drop(len(b))
+	}
+	if !bytes.Equal(in.Bytes(), out.Bytes()) {
+		t.Errorf("%d bytes came out that are not the %d that went in", out.Len(), in.Len())
+	}
 }

@@ -270,6 +270,7 @@ func (p *process) feed(consumed func(int)) {
 	}
 	for b := p.input.take(); len(b) > 0; b = p.input.take() {
 		_, _ = p.stdin.Write(b)
+		p.input.drop(len(b))
 		consumed(len(b))
 	}
 	if p.tty != nil {

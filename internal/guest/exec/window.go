@@ -1,6 +1,10 @@
 package exec
 
-import "sync"
+import (
+	"sync"
+
+	"github.com/banger-vm/banger/internal/guest/frame"
+)
 
 // window counts how many bytes a sender may still send.
 type window struct {
@@ -42,12 +46,14 @@ func (w *window) close() {
 	w.change.Broadcast()
 }
 
-// queue holds the input that a command has not taken yet, a window at most.
+// queue holds the input that a command has not taken yet, a window at most. It is a ring: a guest of which much is asked
+// has neither memory nor time to spare.
 type queue struct {
 	mu     sync.Mutex
 	change *sync.Cond
-	bytes  []byte
-	taken  []byte // what take returned last, for its memory
+	ring   []byte // of the window's size; nil before the first input
+	first  int    // where the input begins
+	length int
 	eof    bool
 }
 
@@ -61,10 +67,16 @@ func newQueue() *queue {
 func (q *queue) push(b []byte) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if len(q.bytes)+len(b) > stdinWindow {
+	if q.length+len(b) > stdinWindow {
 		return false
 	}
-	q.bytes = append(q.bytes, b...)
+	if q.ring == nil {
+		q.ring = make([]byte, stdinWindow)
+	}
+	end := (q.first + q.length) % stdinWindow
+	n := copy(q.ring[end:], b)
+	copy(q.ring, b[n:])
+	q.length += len(b)
 	q.change.Broadcast()
 	return true
 }
@@ -77,14 +89,20 @@ func (q *queue) end() {
 	q.change.Broadcast()
 }
 
-// take waits for input and returns what there is, until the next call; nothing is the end. Its two buffers take turns: a
-// guest of which much is asked has no time for the garbage collector.
+// take waits for input and returns a chunk of it at most, which stays where it is until drop; nothing is the end.
 func (q *queue) take() []byte {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for len(q.bytes) == 0 && !q.eof {
+	for q.length == 0 && !q.eof {
 		q.change.Wait()
 	}
-	q.bytes, q.taken = q.taken[:0], q.bytes
-	return q.taken
+	return q.ring[q.first:min(q.first+q.length, q.first+frame.ChunkSize, len(q.ring))]
+}
+
+// drop gives the room of n bytes free, which take has returned.
+func (q *queue) drop(n int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.first = (q.first + n) % stdinWindow
+	q.length -= n
 }
