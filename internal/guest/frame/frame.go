@@ -105,7 +105,8 @@ func NewWriter(w io.Writer) *Writer { return &Writer{w: w} }
 func (f *Writer) Write(kind Kind, payload []byte) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	b := append(f.buffer[:0], byte(kind))
+	b := f.buffer[:0]
+	b = append(b, byte(kind))
 	b = binary.BigEndian.AppendUint32(b, uint32(len(payload)))
 	b = append(b, payload...)
 	if len(payload) <= ChunkSize {
