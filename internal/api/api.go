@@ -22,8 +22,12 @@ const Version = "v1"
 // The types of bodies.
 const (
 	JSON   = "application/json"
-	Events = "application/x-ndjson" // a JSON value on each line: Event or Output
+	Events = "application/x-ndjson" // a JSON value on each line: Event, Output, FileLine or ChangeLine
+	Bytes  = "application/octet-stream"
 )
+
+// ErrorTrailer is the trailer of an answer of Bytes that breaks off: the JSON of Error.
+const ErrorTrailer = "Banger-Error"
 
 // The protocols that a connection can be upgraded to (RFC 9110, section 7.8).
 const (
@@ -65,6 +69,18 @@ type Output struct {
 
 	ExitCode *int   `json:"exit_code,omitempty"` // of a command: the last line
 	Error    *Error `json:"error,omitempty"`     // what kept the rest from coming: the last line
+}
+
+// FileLine is one line of the files of an image: a file, or what kept the rest from coming.
+type FileLine struct {
+	File  *engine.File `json:"file,omitempty"`
+	Error *Error       `json:"error,omitempty"`
+}
+
+// ChangeLine is one line of how two images differ: a path, or what kept the rest from coming.
+type ChangeLine struct {
+	Change *engine.Change `json:"change,omitempty"`
+	Error  *Error         `json:"error,omitempty"`
 }
 
 // The requests' bodies. Those of POST /v1/vms, /v1/run and /v1/vms/{vm}/exec are engine.VMOptions, engine.BeginOptions and
