@@ -58,7 +58,7 @@ func (a *app) imageDiff(ctx context.Context, from, to string, f diffFlags) error
 	if err != nil {
 		return err
 	}
-	out := a.newListing(f.zero)
+	out := a.newFileList(f.zero)
 	list, found := jsonList{out: out.Writer, name: "changes"}, false
 	err = e.DiffImages(ctx, from, to, f.DiffOptions, func(c engine.Change) error {
 		found = true

@@ -52,7 +52,7 @@ func (a *app) exitCode(ctx context.Context, err error) int {
 	if errors.As(err, &guest) {
 		return int(guest)
 	}
-	if errors.As(err, &imagesDiffer{}) {
+	if errors.Is(err, imagesDiffer{}) {
 		return exitOfDifference
 	}
 	if errors.Is(context.Cause(ctx), errInterrupted) {

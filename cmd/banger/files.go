@@ -71,7 +71,7 @@ func (a *app) imageFiles(ctx context.Context, image string, f fileFlags) error {
 	if err != nil {
 		return err
 	}
-	out := a.newListing(f.zero)
+	out := a.newFileList(f.zero)
 	if f.json {
 		list := jsonList{out: out.Writer, name: "files"}
 		err := e.ListFiles(ctx, image, f.FileOptions, func(file engine.File) error { return list.add(file) })
@@ -117,4 +117,3 @@ func (a *app) imageCat(ctx context.Context, image string, paths []string) error 
 	}
 	return joined(failed)
 }
-

@@ -44,7 +44,9 @@ func diffImages(c *call) error {
 }
 
 // manyLines begins an answer of lines that are not sent one by one: there are many of them, and none is waited for.
-func (c *call) manyLines() lines { return lines{to: &lateAnswer{call: c, kind: api.Events}, flush: func() {}} }
+func (c *call) manyLines() lines {
+	return lines{to: &lateAnswer{call: c, kind: api.Events}, flush: func() {}}
+}
 
 // endLines ends an answer of lines, with a line for an error once something has been sent.
 func (c *call) endLines(out lines, err error, line func(error) any) error {

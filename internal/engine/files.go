@@ -32,7 +32,7 @@ type File struct {
 	Mode    string    `json:"mode"`               // permissions, setuid, setgid and sticky bits in octal: "0755"
 	UID     uint32    `json:"uid"`
 	GID     uint32    `json:"gid"`
-	Size    int64     `json:"size"` // of a regular file; of a symlink, that of the target
+	Size    int64     `json:"size"` // as stat(2) has it: of a symlink that of its target, of a device 0
 	MTime   time.Time `json:"mtime"`
 	Inode   uint32    `json:"inode"`
 	Links   uint32    `json:"links"`
@@ -119,11 +119,8 @@ func (d *openedDisk) node(place volume.Place) (*rootfs.Node, error) {
 func fileOf(place volume.Place, n *rootfs.Node) File {
 	f := File{
 		Path: place.Path, RawPath: unlessText(place.Path), Type: typeName(n.Kind), Mode: fmt.Sprintf("%04o", n.Mode),
-		UID: n.UID, GID: n.GID, Size: n.Size, MTime: n.MTime, Inode: place.Inode.Number, Links: n.Links,
+		UID: n.UID, GID: n.GID, Size: place.Inode.Size, MTime: n.MTime, Inode: place.Inode.Number, Links: n.Links,
 		Target: n.Target, RawTarget: unlessText(n.Target), Major: n.Major, Minor: n.Minor,
-	}
-	if n.Kind == rootfs.Symlink {
-		f.Size = int64(len(n.Target))
 	}
 	for _, x := range n.Xattrs {
 		f.Xattrs = append(f.Xattrs, Xattr{Name: x.Name, Value: []byte(x.Value)})

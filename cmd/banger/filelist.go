@@ -17,16 +17,16 @@ import (
 	"github.com/banger-vm/banger/internal/engine"
 )
 
-// listing prints names.
-type listing struct {
+// fileList prints names.
+type fileList struct {
 	*bufio.Writer
 	end  string              // of a line
 	name func(string) string // how a name is shown
 }
 
-// newListing returns a listing on standard output.
-func (a *app) newListing(zero bool) *listing {
-	l := &listing{Writer: bufio.NewWriterSize(a.stdout, 64<<10), end: "\n", name: func(name string) string { return name }}
+// newFileList returns one on standard output.
+func (a *app) newFileList(zero bool) *fileList {
+	l := &fileList{Writer: bufio.NewWriterSize(a.stdout, 64<<10), end: "\n", name: func(name string) string { return name }}
 	file, ok := a.stdout.(*os.File)
 	switch {
 	case zero:
@@ -38,7 +38,7 @@ func (a *app) newListing(zero bool) *listing {
 }
 
 // finish prints what is left, and returns err or why it could not.
-func (l *listing) finish(err error) error {
+func (l *fileList) finish(err error) error {
 	flushed := l.Flush()
 	if err != nil {
 		return err
@@ -46,7 +46,7 @@ func (l *listing) finish(err error) error {
 	return flushed
 }
 
-func (l *listing) line(text string) error {
+func (l *fileList) line(text string) error {
 	_, err := l.WriteString(text + l.end)
 	return err
 }
@@ -142,4 +142,3 @@ func (l *jsonList) end(err error) error {
 	}
 	return err
 }
-
