@@ -315,7 +315,7 @@ func (d *differ) sameBytes(path string, before, after *rootfs.Node) (bool, error
 				d.pieces[i] = make([]byte, contentPiece)
 			}
 			if _, err := contents[i].ReadAt(d.pieces[i][:n], offset); err != nil {
-				return false, d.disks[i].in(fmt.Errorf("%q: %w", path, err))
+				return false, d.disks[i].unread(path, err)
 			}
 		}
 		if !bytes.Equal(d.pieces[0][:n], d.pieces[1][:n]) {

@@ -222,7 +222,16 @@ func (d *openedDisk) copyContent(ctx context.Context, path string, node *rootfs.
 			return nil
 		}
 		if err != nil {
-			return d.in(fmt.Errorf("%q: %w", path, err))
+			return d.unread(path, err)
 		}
 	}
+}
+
+// unread says that the content of a file could not be read to its end.
+func (d *openedDisk) unread(path string, err error) error {
+	err = fmt.Errorf("%q: %w", path, err)
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		err = fault.New(fault.Corrupt, err, "the disk's file ends inside its file system: pull or export the image again")
+	}
+	return d.in(err)
 }
