@@ -258,12 +258,14 @@ func kernelResolves(root int, path string, follow bool) string {
 
 func resolves(v *Volume, path string, follow bool) string {
 	place, err := v.Resolve(path, follow)
-	for _, known := range []error{unix.ENOENT, unix.ENOTDIR, unix.ELOOP} {
-		if errors.Is(err, known) || known == unix.ENOENT && errors.Is(err, fs.ErrNotExist) {
-			return known.Error()
-		}
-	}
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return unix.ENOENT.Error()
+	case errors.Is(err, unix.ENOTDIR):
+		return unix.ENOTDIR.Error()
+	case errors.Is(err, unix.ELOOP):
+		return unix.ELOOP.Error()
+	case err != nil:
 		return err.Error()
 	}
 	return fmt.Sprintf("inode %d", place.Inode.Number)
