@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -117,8 +118,10 @@ type jsonList struct {
 }
 
 func (l *jsonList) add(element any) error {
-	text, err := json.Marshal(element)
-	if err != nil {
+	var text bytes.Buffer
+	encoder := json.NewEncoder(&text)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(element); err != nil {
 		return err
 	}
 	before := ",\n"
@@ -126,7 +129,7 @@ func (l *jsonList) add(element any) error {
 		before = fmt.Sprintf("{\"schema\": 1, %q: [\n", l.name)
 	}
 	l.begun = true
-	_, err = fmt.Fprintf(l.out, "%s%s", before, text)
+	_, err := fmt.Fprintf(l.out, "%s%s", before, bytes.TrimSuffix(text.Bytes(), []byte("\n")))
 	return err
 }
 

@@ -213,7 +213,7 @@ func checkContents(w *world) {
 	w.must("exporting", w.verbs.ExportImage(w.Context(), "zoo", "disk.ext4"))
 	for _, query := range []string{"zoo", "./disk.ext4", filepath.Join(w.dir, "disk.ext4")} {
 		for path, want := range map[string]string{
-			"/etc/motd": "hello <&>\n", "etc/empty": "", "/conf/large": large(), "/etc/odd": "odd", "/bin/ping6": "ping",
+			"/etc/motd": "hello <&>\n", "etc/empty": "", "/conf/large": large(), "/etc/odd": "odd", "/etc/" + odd: "odd", "/bin/ping6": "ping",
 		} {
 			if got, err := w.cat(query, path); err != nil || got != want {
 				w.Errorf("%q of %q has %d bytes, %.40q (%v), want %d, %.40q", path, query, len(got), got, err, len(want), want)

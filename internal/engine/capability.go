@@ -50,6 +50,12 @@ func capabilityText(value string) string {
 	if len(clauses) == 0 {
 		return "="
 	}
+	if len(clauses) == 1 { // a set of all of them is left out
+		_, flags, _ := strings.Cut(clauses[0], "=")
+		if clauses[0] == namesOf(1<<len(capabilityNames())-1)+"="+flags {
+			return "=" + flags
+		}
+	}
 	return strings.Join(clauses, " ")
 }
 

@@ -1,10 +1,12 @@
 package e2e
 
 import (
+	"archive/tar"
 	"bytes"
 	"cmp"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -16,6 +18,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/creack/pty"
 )
 
 // listedFile is an element of `image ls-files --json`.
@@ -226,7 +230,7 @@ func debugfsAgrees(t *testing.T, u *user, disk string, f listedFile) {
 	}
 }
 
-// TestFilesLong: -l says what find says of the mounted disk.
+// TestFilesLong: -l says what find says of the mounted disk, and the capabilities are those that getcap finds there.
 func TestFilesLong(t *testing.T) {
 	if os.Geteuid() != 0 {
 		missing(t, "mount", "mounting needs root")
@@ -259,6 +263,19 @@ func TestFilesLong(t *testing.T) {
 		got[path] = strings.Join(fields, " ")
 	}
 	compareTrees(t, got, want)
+	getcap, err := exec.Command("getcap", "-r", dir).Output()
+	if err != nil {
+		t.Fatalf("getcap: %v", err)
+	}
+	capable := ""
+	for _, f := range u.listedFiles("debian") {
+		if f.Capabilities != "" {
+			capable += dir + f.Path + " " + f.Capabilities + "\n"
+		}
+	}
+	if capable == "" || capable != string(getcap) {
+		t.Errorf("the files with capabilities are\n%s, and for getcap\n%s", capable, getcap)
+	}
 }
 
 // TestFilesCanDiffer: what is changed in a disk is seen in its list, and by the comparison of two disks.
@@ -406,5 +423,30 @@ func TestFilesOutput(t *testing.T) {
 		if r := u.run(append([]string{"image"}, strings.Fields(args)...)...); r.code != code || r.stdout != "" {
 			t.Errorf("image %s: want exit code %d: %v", args, code, r)
 		}
+	}
+}
+
+// TestFilesOnTerminal: names that a terminal would not show are quoted on one.
+func TestFilesOnTerminal(t *testing.T) {
+	u := newUser(t)
+	l := newLayout(t, u, "odd")
+	layout := l.tag(l.image("amd64", nil, nil, packTar(t, []member{
+		{Header: tar.Header{Name: "odd/bell\a", Mode: 0o644}}, {Header: tar.Header{Name: "odd/plain ü", Mode: 0o644}},
+	})))
+	u.must("image", "pull", "oci:"+layout+":v1", "--name", "odd")
+	if got, want := u.must("image", "ls-files", "odd", "odd"), "/odd/bell\a\n/odd/plain ü\n"; got != want {
+		t.Errorf("into a pipe the names are %q, want %q", got, want)
+	}
+	cmd := u.command(t.Context(), "image", "ls-files", "odd", "odd")
+	terminal, err := pty.Start(cmd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown, _ := io.ReadAll(terminal) // which ends with an error when nobody has the other end any more
+	if want := "\"/odd/bell\\a\"\r\n/odd/plain ü\r\n"; string(shown) != want {
+		t.Errorf("on a terminal the names are %q, want %q", shown, want)
+	}
+	if err := errors.Join(cmd.Wait(), terminal.Close()); err != nil {
+		t.Error(err)
 	}
 }

@@ -365,3 +365,23 @@ func TestDirectoryOfItself(t *testing.T) {
 		t.Errorf("the walk ends with %v, want that a block is twice in a directory", err)
 	}
 }
+
+// TestDirectoriesThatShare: a block of names belongs to one directory.
+func TestDirectoriesThatShare(t *testing.T) {
+	d := openDisk(t, readFuzzImage(t, "ext4"))
+	in, at := d.inode("/dir")
+	names, _ := d.blocks("/many")
+	root := at + iBlockAt
+	d.put16(root+2, 2)
+	second := root + 2*extentSize
+	d.put32(second, 1)
+	d.put16(second+4, 1)
+	d.put16(second+6, 0)
+	d.put32(second+8, uint32(names[1]>>10))
+	d.put32(at+4, uint32(in.Size)+1024)
+	v, err := Open(bytes.NewReader(d.bytes), int64(len(d.bytes)))
+	must(t, err)
+	if err := walkAll(v); err == nil || !strings.Contains(err.Error(), `"/many": block`) {
+		t.Errorf("the walk ends with %v, want that a block of /many belongs to another directory as well", err)
+	}
+}
