@@ -27,8 +27,8 @@ const netRaw = "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00
 // odd is a name that no terminal shows as it is, and that JSON cannot have.
 const odd = "odd \xff\n\x1b[31mname"
 
-// large is content of more than one piece.
-func large() string { return strings.Repeat("all work and no play\n", 200_000) }
+// large is content of some pieces of 1 MiB and a byte.
+func large() string { return strings.Repeat("all work and no play makes\n01234", 3<<15) + "!" }
 
 // member is an entry of a layer with these of its fields.
 func member(kind byte, name, content string, edit ...func(*tar.Header)) *tar.Header {
@@ -282,7 +282,9 @@ func checkDifferences(w *world) {
 		{func(*tar.Header) {}, ""},
 		{changeOf("etc/motd", func(h *tar.Header) { content(h, "hello <&>!") }), "C /etc/motd content"},
 		{changeOf("etc/motd", func(h *tar.Header) { content(h, "") }), "C /etc/motd size,content"},
-		{changeOf("etc/large", func(h *tar.Header) { content(h, large()[:len(large())-1]+"!") }), "C /etc/large content"},
+		{changeOf("etc/large", func(h *tar.Header) { content(h, large()[:len(large())-1]+"?") }), "C /etc/large content"},
+		{changeOf("etc/large", func(h *tar.Header) { content(h, large()[:1<<20]+"?"+large()[1<<20+1:]) }), "C /etc/large content"},
+		{changeOf("bin/ping", func(h *tar.Header) { content(h, "pong") }), "C /bin/ping content|C /bin/ping6 content"},
 		{changeOf("etc/motd", func(h *tar.Header) { h.Mode = 0o2644 }), "C /etc/motd mode"},
 		{changeOf("etc", func(h *tar.Header) { h.Gid = 5 }), "C /etc owner"},
 		{changeOf("dev/fifo", func(h *tar.Header) { h.ModTime = h.ModTime.Add(1) }), "C /dev/fifo mtime"},

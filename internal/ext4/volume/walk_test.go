@@ -319,6 +319,8 @@ func TestWalkDamage(t *testing.T) {
 		"a second parent":         {rename("/dir", "sub", func(d *disk) uint32 { return inodeOf(d, "/many") }), `"/dir/sub"`},
 		"the journal's inode":     {rename("/dir", "sub", func(*disk) uint32 { return 8 }), `"/dir/sub"`},
 		"an inode out of range":   {rename("/dir", "sub", func(*disk) uint32 { return 1 << 30 }), `"/dir/sub"`},
+		"the resize inode":        {rename("/", "one", func(*disk) uint32 { return 7 }), `"/one": inode 7 is the file system's own`},
+		"a second name":           {rename("/", "many", func(d *disk) uint32 { return inodeOf(d, "/dir") }), `"/many": the directory with inode`},
 		"an inode not in use":     {rename("/dir", "sub", func(*disk) uint32 { return 111 }), `"/dir/sub"`},
 		"another type":            {rename("/dir", "sub", func(d *disk) uint32 { return inodeOf(d, "/one") }), `"/dir/sub"`},
 		"a name twice": {func(d *disk) {
