@@ -53,7 +53,7 @@ func (c *call) lines() lines {
 // lateAnswer is a body whose headers are sent with its first byte.
 type lateAnswer struct {
 	call *call
-	kind string // its Content-Type
+	kind string // Content-Type
 }
 
 // Write sends b.

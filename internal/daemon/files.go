@@ -66,6 +66,11 @@ func catFile(c *call) error {
 	if err == nil && !c.begun {
 		_, err = body.Write(nil) // the file is empty
 	}
+	return c.endBytes(err)
+}
+
+// endBytes ends an answer that is a stream of bytes. What went wrong once it has begun is in the trailer.
+func (c *call) endBytes(err error) error {
 	if err == nil || !c.begun {
 		return err
 	}

@@ -4,9 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
-	"net/http"
 	"net/url"
 	"strconv"
 
@@ -91,40 +89,14 @@ func (c *Client) CatFile(ctx context.Context, query, path string, to io.Writer) 
 		return err
 	}
 	defer func() { _ = answer.Body.Close() }()
-	out := &writes{to: to}
-	if _, err := io.Copy(out, answer.Body); err != nil {
-		if out.err != nil {
-			return out.err
+	received := &receiver{Reader: answer.Body}
+	if _, err := io.Copy(to, received); err != nil {
+		if received.err != nil {
+			return lost(ctx, received.err)
 		}
-		return lost(ctx, err)
+		return err
 	}
-	return brokenOff(answer)
-}
-
-// brokenOff returns the error of an answer that ended before its time. The body has been read.
-func brokenOff(answer *http.Response) error {
-	text := answer.Trailer.Get(api.ErrorTrailer)
-	if text == "" {
-		return nil
-	}
-	var failed api.Error
-	if err := json.Unmarshal([]byte(text), &failed); err != nil {
-		return fmt.Errorf("reading the daemon's error %q: %w", text, err)
-	}
-	return failed.Received()
-}
-
-// writes tells an error of the writer from one of the reader.
-type writes struct {
-	to  io.Writer
-	err error
-}
-
-// Write writes p.
-func (w *writes) Write(p []byte) (int, error) {
-	n, err := w.to.Write(p)
-	w.err = err
-	return n, err
+	return told(answer.Trailer.Get(api.ErrorTrailer))
 }
 
 // absoluteDisk returns a query of an image that means the same to the daemon.
