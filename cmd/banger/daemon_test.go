@@ -1,6 +1,7 @@
 package main
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -184,12 +185,18 @@ func (w *world) command(variables map[string]string, args ...string) (stdout, st
 func TestHost(t *testing.T) {
 	w := newDaemonWorld(t)
 	w.published("web")
+	w.image("zoo", zoo())
+	w.image("zoos", zoo(changeOf("etc/motd", func(h *tar.Header) { h.Mode = 0o600 })))
 	here := map[string]string{"BANGER_HOME": w.home, "XDG_RUNTIME_DIR": filepath.Join(w.dir, "x"), "PATH": os.Getenv("PATH")}
 	elsewhere := map[string]string{"BANGER_HOME": filepath.Join(w.dir, "other"), "BANGER_HOST": "unix://" + w.socket}
 	for _, args := range [][]string{
 		{"vm", "ls"}, {"vm", "ls", "--json"}, {"vm", "inspect", "web"}, {"vm", "inspect", "wep"}, {"images", "--json"},
 		{"kernel", "ls"}, {"vm", "exec", "web", "true"}, {"vm", "rm", "nothing"}, {"vm", "port", "ls"}, {"vm", "stop", "web"},
 		{"vm", "logs", "web"}, {"vm", "wait", "web"}, {"vm", "kill", "-s", "HUP", "web"},
+		{"image", "ls-files", "zoo"}, {"image", "ls-files", "-l", "zoo"}, {"image", "ls-files", "--json", "zoo", "/etc"},
+		{"image", "ls-files", "zoo", "/etc/mot"}, {"image", "cat", "zoo", "/etc/large", "/etc", "/bin/ping"},
+		{"image", "diff", "-v", "zoo", "zoos"}, {"image", "diff", "--json", "zoo", "zoos"},
+		{"image", "diff", "--exit-code", "zoo", "zoos"}, {"image", "diff", "zoo", "none"},
 	} {
 		stdout, stderr, code := w.command(here, args...)
 		byVariable, errorByVariable, codeByVariable := w.command(elsewhere, args...)

@@ -27,6 +27,14 @@ func (g guestExit) Error() string {
 	return fmt.Sprintf("the command in the guest exited with %d", int(g))
 }
 
+// imagesDiffer is not an error but the answer of `image diff --exit-code`, as diff(1) gives it.
+type imagesDiffer struct{}
+
+func (imagesDiffer) Error() string { return "the images differ" }
+
+// exitOfDifference is the exit code for imagesDiffer.
+const exitOfDifference = 1
+
 // codedError is an error of `vm run`, whose exit code does not follow from its kind.
 type codedError struct {
 	error
@@ -43,6 +51,9 @@ func (a *app) exitCode(ctx context.Context, err error) int {
 	var guest guestExit
 	if errors.As(err, &guest) {
 		return int(guest)
+	}
+	if errors.Is(err, imagesDiffer{}) {
+		return exitOfDifference
 	}
 	if errors.Is(context.Cause(ctx), errInterrupted) {
 		_, _ = fmt.Fprintln(a.stderr, "banger: interrupted; nothing was left half-made")

@@ -13,8 +13,9 @@ import (
 )
 
 func newImage(a *app) *cobra.Command {
-	return group("image", "Pull, list, inspect, export and remove images",
-		newImagePull(a), newImageList(a), newImageInspect(a), newImageExport(a), newImageRemove(a))
+	return group("image", "Pull, list, inspect, read, compare, export and remove images",
+		newImagePull(a), newImageList(a), newImageInspect(a), newImageFiles(a), newImageCat(a), newImageDiff(a),
+		newImageExport(a), newImageRemove(a))
 }
 
 func newImagePull(a *app) *cobra.Command {

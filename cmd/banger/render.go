@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 )
@@ -27,17 +28,23 @@ func (a *app) each(names []string, do func(string) (string, error)) error {
 		}
 		_, _ = fmt.Fprintln(a.stdout, done)
 	}
+	return joined(failed)
+}
+
+// joined returns the errors as one, and one as it is.
+func joined(failed []error) error {
 	if len(failed) == 1 {
 		return failed[0]
 	}
 	return errors.Join(failed...)
 }
 
-func atLeast(name string) cobra.PositionalArgs {
+// atLeast demands the named arguments, the last of which may be there several times.
+func atLeast(names ...string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
-		if len(args) > 0 && args[0] != "" {
+		if len(args) >= len(names) && !slices.Contains(args, "") {
 			return nil
 		}
-		return exactly(name)(cmd, args)
+		return exactly(names...)(cmd, args)
 	}
 }

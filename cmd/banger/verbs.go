@@ -26,6 +26,9 @@ type verbs interface {
 	InspectImage(ctx context.Context, query string) (engine.ImageDetails, error)
 	ExportImage(ctx context.Context, query, path string) error
 	RemoveImage(ctx context.Context, query string) (removed string, err error)
+	ListFiles(ctx context.Context, query string, options engine.FileOptions, visit func(engine.File) error) error
+	CatFile(ctx context.Context, query, path string, to io.Writer) error
+	DiffImages(ctx context.Context, from, to string, options engine.DiffOptions, visit func(engine.Change) error) error
 
 	ImportKernel(ctx context.Context, name string, from engine.KernelSource) (*kernel.Kernel, error)
 	ListKernels(ctx context.Context) ([]*kernel.Kernel, error)

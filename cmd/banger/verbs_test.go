@@ -25,7 +25,8 @@ import (
 // TestVerbs is the contract of verbs: the engine and the client of a daemon do the same, and say the same.
 func TestVerbs(t *testing.T) {
 	for name, check := range map[string]func(*world){
-		"images": checkImages, "pulls that fail": checkBadPulls, "kernels": checkKernels, "VMs": checkVMs,
+		"images": checkImages, "files": checkFiles, "contents": checkContents, "differences": checkDifferences,
+		"damaged images": checkDamage, "pulls that fail": checkBadPulls, "kernels": checkKernels, "VMs": checkVMs,
 		"VMs that do not run": checkStopped, "VMs that are not there": checkUnknown, "broken VM": checkBroken,
 		"commands": checkCommands, "detached command": checkDetached, "stream": checkStream, "logs": checkLogs,
 		"doctor": checkDoctor, "cancelled": checkCancelled, "runs that fail": checkBadRuns,

@@ -164,7 +164,12 @@ func (w *world) fails(what string, err error, kind fault.Kind, words ...string) 
 // archive writes what docker save would for an image with one layer, and returns its path.
 func (w *world) archive(name string) string {
 	w.Helper()
-	layer := tarOf(w.T, map[string]string{"etc/passwd": "root:x:0:0::/:/bin/sh\n", "etc/motd": "hello <&>\n"})
+	return w.archiveOf(name, tarOf(w.T, map[string]string{"etc/passwd": "root:x:0:0::/:/bin/sh\n", "etc/motd": "hello <&>\n"}))
+}
+
+// archiveOf is archive with a layer of one's own.
+func (w *world) archiveOf(name string, layer []byte) string {
+	w.Helper()
 	sum := sha256.Sum256(layer)
 	config := fmt.Sprintf(`{"architecture":"amd64","os":"linux","config":{"Cmd":["/bin/sh","-c","echo <&>"]},`+
 		`"rootfs":{"type":"layers","diff_ids":["sha256:%x"]}}`, sum)

@@ -22,7 +22,8 @@ const Version = "v1"
 // The types of bodies.
 const (
 	JSON   = "application/json"
-	Events = "application/x-ndjson" // a JSON value on each line: Event or Output
+	Events = "application/x-ndjson" // a JSON value on each line: Event, Output, FileLine or ChangeLine
+	Bytes  = "application/octet-stream"
 )
 
 // The protocols that a connection can be upgraded to (RFC 9110, section 7.8).
@@ -31,6 +32,9 @@ const (
 	UpgradeFrames = "banger-frames" // the frames of a command that has been asked for
 	UpgradeRun    = "banger-run"    // a line for each Event; after a result that is attached, the frames of the VM's command
 )
+
+// ErrorTrailer is the trailer of an answer that is a stream of bytes: the JSON of the Error that kept the rest from coming.
+const ErrorTrailer = "Banger-Error"
 
 // Event is one line of the progress of what takes long. Exactly one field is set; the last line has Result or Error.
 type Event struct {
@@ -65,6 +69,18 @@ type Output struct {
 
 	ExitCode *int   `json:"exit_code,omitempty"` // of a command: the last line
 	Error    *Error `json:"error,omitempty"`     // what kept the rest from coming: the last line
+}
+
+// FileLine is one line of the files of an image: a file, or what kept the rest from coming.
+type FileLine struct {
+	File  *engine.File `json:"file,omitempty"`
+	Error *Error       `json:"error,omitempty"`
+}
+
+// ChangeLine is one line of how two images differ: a path, or what kept the rest from coming.
+type ChangeLine struct {
+	Change *engine.Change `json:"change,omitempty"`
+	Error  *Error         `json:"error,omitempty"`
 }
 
 // The requests' bodies. Those of POST /v1/vms, /v1/run and /v1/vms/{vm}/exec are engine.VMOptions, engine.BeginOptions and

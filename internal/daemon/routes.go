@@ -25,6 +25,9 @@ func (s *Server) routes() []route {
 		{"GET /v1/images/{image}", inspectImage},
 		{"DELETE /v1/images/{image}", removeImage},
 		{"POST /v1/images/{image}/export", exportImage},
+		{"GET /v1/images/{image}/files", listFiles},
+		{"GET /v1/images/{image}/content", catFile},
+		{"GET /v1/images/{image}/diff", diffImages},
 
 		{"GET /v1/kernels", listKernels},
 		{"POST /v1/kernels", importKernel},

@@ -15,6 +15,11 @@ func suggest(wanted string, names []string, otherwise string) string {
 			near = append(near, name)
 		}
 	}
+	return didYouMean(near, otherwise)
+}
+
+// didYouMean makes a hint of names, or returns otherwise if there are none.
+func didYouMean(near []string, otherwise string) string {
 	if len(near) == 0 {
 		return otherwise
 	}

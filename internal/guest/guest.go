@@ -301,3 +301,16 @@ func content(n *rootfs.Node) []byte {
 	}
 	return b
 }
+
+// DescriptionPath returns where the description of the image is, which every image has that banger has added to.
+func DescriptionPath() string { return imagePath }
+
+// OwnPaths returns where banger's own files are in an image: what Assets may add to one, but for directories on the way
+// to them. Where the image's directories are symlinks, they are where those lead. The last one is banger's only if
+// IsOwnInit says so.
+func OwnPaths() []string {
+	return []string{dirPath, agentPath, imagePath, unitPath, wantPath, initPath}
+}
+
+// IsOwnInit says whether a symlink at one of OwnPaths can be banger's: at /sbin/init only the one to the agent can.
+func IsOwnInit(path, target string) bool { return path != initPath || target == agentPath }

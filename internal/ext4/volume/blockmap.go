@@ -1,7 +1,9 @@
 package volume
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"sort"
 )
 
@@ -86,4 +88,17 @@ func (m *BlockMap) find(logical uint64) (physical uint64, found bool) {
 		return 0, false
 	}
 	return m.Extents[i].Physical + logical - m.Extents[i].Logical, true
+}
+
+// checkDistinct checks that no block is in the map twice. A file whose extents are all the same few blocks would be any
+// number of times as large as its image.
+func (m *BlockMap) checkDistinct() error {
+	runs := slices.Clone(m.Extents)
+	slices.SortFunc(runs, func(a, b Extent) int { return cmp.Compare(a.Physical, b.Physical) })
+	for i := range runs[min(1, len(runs)):] {
+		if runs[i].Physical+runs[i].Length > runs[i+1].Physical {
+			return corrupt("block %d is twice in the file", runs[i+1].Physical)
+		}
+	}
+	return nil
 }

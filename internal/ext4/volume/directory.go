@@ -51,6 +51,9 @@ func (v *Volume) readDirBlocks(d *directory) error {
 		return err
 	}
 	d.blocks = m
+	if err := m.checkDistinct(); err != nil {
+		return err
+	}
 	if d.in.Size == 0 || d.in.Size%v.super.BlockSize != 0 {
 		return corrupt("a directory of %d bytes", d.in.Size)
 	}

@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"compress/gzip"
 	"encoding/binary"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
+	"syscall"
 	"testing"
 	"time"
 
@@ -153,13 +156,46 @@ func useImage(t *testing.T, image []byte) {
 		_, _ = v.BlockBitmap(uint32(n))
 		_, _ = v.InodeBitmap(uint32(n))
 	}
+	useWalk(t, v)
 	tree, err := v.Tree()
 	if err != nil {
 		mustBeFault(t, err)
 		return
 	}
+	if err := walkAll(v); err != nil {
+		t.Errorf("the tree can be read, and not be walked: %v", err)
+	}
 	if err := useTree(v, tree); err != nil {
 		t.Errorf("the tree cannot be used: %v", err)
+	}
+}
+
+// useWalk walks through an image as far as it can be, looks up what it finds by its path, and reads the content.
+func useWalk(t *testing.T, v *Volume) {
+	for _, path := range []string{"/", "/short", "/dir/link/", "/many/" + longName(1)} {
+		if _, err := v.Resolve(path, true); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) &&
+			!errors.Is(err, syscall.ELOOP) {
+			mustBeFault(t, err)
+		}
+	}
+	root, err := v.Resolve("/", true)
+	if err != nil {
+		return
+	}
+	for place, err := range v.Walk(root, -1) {
+		if err != nil {
+			mustBeFault(t, err)
+			return
+		}
+		n, err := v.Node(place.Inode)
+		if err != nil {
+			mustBeFault(t, err)
+			continue
+		}
+		_, _ = n.Open().ReadAt(make([]byte, 64), max(0, n.Size-64))
+		if found, err := v.Resolve(place.Path, false); err == nil && found.Inode.Number != place.Inode.Number {
+			t.Errorf("%q is inode %d for a walk, and %d for a lookup", place.Path, place.Inode.Number, found.Inode.Number)
+		}
 	}
 }
 

@@ -190,19 +190,24 @@ func treeFacts(t testing.TB, tree *rootfs.Tree, resolution time.Duration) facts 
 		if _, ok := first[n]; !ok {
 			first[n] = path
 		}
-		hash := sha256.New()
-		if n.Kind == rootfs.Regular {
-			if _, err := io.Copy(hash, n.Open()); err != nil {
-				return fmt.Errorf("%s: %w", path, err)
-			}
-		}
-		out[path] = fact(n, [32]byte(hash.Sum(nil)), first[n], resolution)
+		out[path] = fact(n, hashNode(t, n), first[n], resolution)
 		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return out
+}
+
+// hashNode returns the hash of a node's content, or that of nothing.
+func hashNode(t testing.TB, n *rootfs.Node) [32]byte {
+	t.Helper()
+	hash := sha256.New()
+	if n.Kind == rootfs.Regular {
+		_, err := io.Copy(hash, n.Open())
+		must(t, err)
+	}
+	return [32]byte(hash.Sum(nil))
 }
 
 // hostFacts are what the host's kernel says of a directory. Sockets are left out, as a Tree leaves them out.

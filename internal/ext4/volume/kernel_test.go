@@ -60,6 +60,7 @@ func TestKernel(t *testing.T) {
 			mustBeClean(t, image)
 			v := openImage(t, image)
 			mustAgree(t, treeFacts(t, readTree(t, v), time.Nanosecond), want)
+			mustAgree(t, walkFacts(t, v, "/", time.Nanosecond), want)
 			mustHaveIndex(t, v, "/many")
 			if f.deep {
 				mustBeDeep(t, v, "/many")
