@@ -23,14 +23,19 @@ const Version = "v1"
 const (
 	JSON   = "application/json"
 	Events = "application/x-ndjson" // a JSON value on each line: Event or Output
+	Tar    = "application/x-tar"    // an archive of images
 )
 
 // The protocols that a connection can be upgraded to (RFC 9110, section 7.8).
 const (
 	UpgradeStream = "banger-stream" // a stream to the agent of a VM (docs/guest-protocol.md, section 4)
 	UpgradeFrames = "banger-frames" // the frames of a command that has been asked for
+	UpgradePull   = "banger-pull"   // the client's standard input in chunks, and a line for each Event the other way
 	UpgradeRun    = "banger-run"    // a line for each Event; after a result that is attached, the frames of the VM's command
 )
+
+// ErrorTrailer is the trailer of an answer that is a stream of bytes: the JSON of the Error that kept the rest from coming.
+const ErrorTrailer = "Banger-Error"
 
 // Event is one line of the progress of what takes long. Exactly one field is set; the last line has Result or Error.
 type Event struct {

@@ -47,17 +47,20 @@ func (l lines) finish(result any, err error) error {
 
 // lines begins an answer of lines with the first one. An error before that has an HTTP status of its own.
 func (c *call) lines() lines {
-	return lines{to: &lateAnswer{call: c}, flush: func() { _ = http.NewResponseController(c.w).Flush() }}
+	return lines{to: &lateAnswer{call: c, kind: api.Events}, flush: func() { _ = http.NewResponseController(c.w).Flush() }}
 }
 
 // lateAnswer is a body whose headers are sent with its first byte.
-type lateAnswer struct{ call *call }
+type lateAnswer struct {
+	call *call
+	kind string // Content-Type
+}
 
 // Write sends b.
 func (l *lateAnswer) Write(b []byte) (int, error) {
 	if !l.call.begun {
 		l.call.begun = true
-		l.call.w.Header().Set("Content-Type", api.Events)
+		l.call.w.Header().Set("Content-Type", l.kind)
 		l.call.w.WriteHeader(http.StatusOK)
 	}
 	return l.call.w.Write(b)

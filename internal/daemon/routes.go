@@ -25,6 +25,7 @@ func (s *Server) routes() []route {
 		{"GET /v1/images/{image}", inspectImage},
 		{"DELETE /v1/images/{image}", removeImage},
 		{"POST /v1/images/{image}/export", exportImage},
+		{"GET /v1/save", saveImages},
 
 		{"GET /v1/kernels", listKernels},
 		{"POST /v1/kernels", importKernel},
@@ -92,6 +93,9 @@ func pullImage(c *call) error {
 	var asked api.Pull
 	if err := c.decode(&asked); err != nil {
 		return err
+	}
+	if c.asksFor(api.UpgradePull) {
+		return c.pullInput(asked)
 	}
 	return c.long(func(ctx context.Context, e *engine.Engine) (any, error) {
 		return e.PullImage(ctx, asked.Reference, asked.PullOptions)

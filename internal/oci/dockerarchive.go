@@ -29,7 +29,8 @@ type saved struct {
 	Config   string   `json:"Config"`
 	RepoTags []string `json:"RepoTags"`
 	Layers   []string `json:"Layers"` // the lowest first
-	// LayerSources has the foreign layers, by their diff_ids (moby, image/tarexport).
+	// LayerSources says of layers, by their diff_ids, where they are from: of the foreign ones, and since docker 25 of all
+	// (moby, image/tarexport).
 	LayerSources map[digest.Digest]ocispec.Descriptor `json:"LayerSources,omitempty"`
 }
 

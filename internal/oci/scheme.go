@@ -96,3 +96,11 @@ func ReadsStdin(ref string) bool {
 	path, _, err := t.split(rest)
 	return err == nil && path == stdinPath
 }
+
+// Pinned returns the reference with the digest, where it is one of a registry by a tag, which may move on.
+func Pinned(ref, digest string) string {
+	if _, _, elsewhere := schemeOf(ref); elsewhere || strings.Contains(ref, "@") {
+		return ref
+	}
+	return ref + "@" + digest
+}
