@@ -163,6 +163,7 @@ func checkArchives(w *world) {
 		}
 	}
 	checkBadSaves(w, pulled.Image.Layers[0].DiffID)
+	w.steps = nil // an answer that is an archive has no steps beside it
 }
 
 // failingWriter takes some bytes and fails.
@@ -234,15 +235,15 @@ func checkInput(w *world) {
 		{"text", strings.NewReader(strings.Repeat("text ", 1<<20)), "x", fault.Unsupported, "no tar"},
 		{"an archive of images", bytes.NewReader(saved), "x", fault.Unsupported, "docker-archive:FILE"},
 		{"a good tar under a bad name", bytes.NewReader(root), "a b", fault.Usage, "a b"},
-		{"what cannot be read", io.MultiReader(bytes.NewReader(root[:1000]), iotest.ErrReader(errors.New("gone wrong"))), "x",
-			fault.Failure, "gone wrong"},
 	} {
 		_, err := w.verbs.PullImage(ctx, "tar:-", engine.PullOptions{Name: c.name, Input: c.input, Size: 128 << 20})
 		w.fails("pulling "+c.what, err, c.kind, c.word)
 	}
-	options := runOptions("tar:-")
-	_, err = w.verbs.Run(ctx, options)
-	w.fails("running it", err, fault.NotFound, "kernel")
+	broken := io.MultiReader(bytes.NewReader(root[:1000]), iotest.ErrReader(errors.New("gone wrong")))
+	_, err = w.verbs.PullImage(ctx, "tar:-", engine.PullOptions{Input: broken})
+	if err == nil || !strings.Contains(err.Error(), "reading the standard input") || !strings.Contains(err.Error(), "gone wrong") {
+		w.Errorf("pulling what cannot be read: %v, want what went wrong", err)
+	}
 }
 
 func checkKernels(w *world) {

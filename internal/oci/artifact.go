@@ -2,6 +2,7 @@ package oci
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -40,11 +41,11 @@ func artifactKinds() []struct{ mediaType, what string } {
 		{"application/vnd.docker.compose.", "a Compose project"},
 		{"application/vnd.docker.app.", "a Docker App"},
 		{"application/vnd.devcontainers", "a feature of dev containers"},
-		{"application/vnd.acme.rocket.", "an OCI artifact"},
-		{"application/vnd.oci.artifact.manifest.", "an OCI artifact"},
-		{"application/vnd.cncf.oras.artifact.manifest.", "an OCI artifact"},
-		{"application/vnd.unknown.", "an OCI artifact"},
-		{emptyType, "an OCI artifact"},
+		{"application/vnd.acme.rocket.", anyArtifact},
+		{"application/vnd.oci.artifact.manifest.", anyArtifact},
+		{"application/vnd.cncf.oras.artifact.manifest.", anyArtifact},
+		{"application/vnd.unknown.", anyArtifact},
+		{emptyType, anyArtifact},
 	}
 }
 
@@ -62,42 +63,47 @@ func artifactKind(mediaType string) string {
 	return ""
 }
 
-// notImage is the error for an artifact that is no container image. The first of the media types that says something is
-// in it.
-func notImage(mediaTypes ...string) error {
-	what, mediaType := "", ""
-	for _, t := range mediaTypes {
-		kind := artifactKind(t)
-		if t != "" && mediaType == "" || kind != "" && (what == "" || mediaType == emptyType) {
-			what, mediaType = kind, t
+// anyArtifact is what something is called whose types only say that it is no image.
+const anyArtifact = "an OCI artifact"
+
+// notImage is the error for an artifact that is no container image. Its types are the artifactType and that of the
+// configuration; those of the layers are asked as well.
+func notImage(types, layers []string) error {
+	err := fmt.Errorf("reading the manifest: this is not a container image but %s", nameArtifact(types, layers))
+	return fault.New(fault.Unsupported, err, "check that the reference names a container image")
+}
+
+func nameArtifact(types, layers []string) string {
+	for _, t := range slices.Concat(types, layers) {
+		if kind := artifactKind(t); kind != "" && kind != anyArtifact {
+			return kind + " (" + t + ")"
 		}
 	}
-	switch {
-	case mediaType == "":
-		what = "something of no known type"
-	case what == "":
-		what = "an artifact of the type " + mediaType
-	default:
-		what += " (" + mediaType + ")"
+	for _, t := range types {
+		if t != "" && artifactKind(t) == "" {
+			return "an artifact of the type " + t
+		}
 	}
-	err := fmt.Errorf("reading the manifest: this is not a container image but %s", what)
-	return fault.New(fault.Unsupported, err, "check that the reference names a container image")
+	for _, t := range types {
+		if t != "" {
+			return anyArtifact + " (" + t + ")"
+		}
+	}
+	return "something of no known type"
 }
 
 // checkIsImage refuses Helm charts, signatures and other artifacts. Signatures and attestations have the configuration of
 // an image; only their layers say what they are.
 func (d *document) checkIsImage() error {
 	types := []string{d.ArtifactType, d.Config.MediaType}
+	var layers []string
 	for _, layer := range d.Layers {
-		types = append(types, layer.MediaType)
+		layers = append(layers, layer.MediaType)
 	}
-	if t := d.Config.MediaType; t != ocispec.MediaTypeImageConfig && t != dockerConfig {
-		return notImage(types...)
-	}
-	for _, t := range types {
-		if artifactKind(t) != "" {
-			return notImage(t)
-		}
+	isArtifact := func(mediaType string) bool { return artifactKind(mediaType) != "" }
+	config := []string{ocispec.MediaTypeImageConfig, dockerConfig}
+	if !slices.Contains(config, d.Config.MediaType) || slices.ContainsFunc(slices.Concat(types, layers), isArtifact) {
+		return notImage(types, layers)
 	}
 	return nil
 }

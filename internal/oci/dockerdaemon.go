@@ -53,6 +53,9 @@ var imageID = regexp.MustCompile(`^(sha256:)?[0-9a-f]{12,64}$`)
 
 // daemonName completes a name, since the daemon would send all tags of one without; an id stays. An error is a fault.Usage.
 func daemonName(name string) (string, error) {
+	if name == "" {
+		return "", fault.New(fault.Usage, errors.New("reading the reference: it names no image"), "write docker-daemon:NAME")
+	}
 	if imageID.MatchString(name) {
 		return name, nil
 	}
@@ -76,11 +79,12 @@ func savedRef(name string) string {
 // dockerDaemon is a docker daemon, or one that answers like it.
 type dockerDaemon struct {
 	socket string
+	conn   net.Conn
 	client *http.Client
 }
 
-// Close ends the connections.
-func (d *dockerDaemon) Close() { d.client.CloseIdleConnections() }
+// Close ends the connection.
+func (d *dockerDaemon) Close() { _ = d.conn.Close() }
 
 // daemonSockets returns where a daemon may listen: where host says, or else where docker and podman do.
 func daemonSockets(host string) ([]string, error) {
@@ -110,8 +114,7 @@ func connectDaemon(ctx context.Context, host string) (*dockerDaemon, error) {
 	for _, socket := range sockets {
 		conn, err := dialer.DialContext(ctx, "unix", socket)
 		if err == nil {
-			_ = conn.Close()
-			return newDockerDaemon(socket), nil
+			return newDockerDaemon(socket, conn), nil
 		}
 		if failed == nil || errors.Is(failed, fs.ErrNotExist) { // that one is not there says less than anything else
 			failed = err
@@ -120,12 +123,12 @@ func connectDaemon(ctx context.Context, host string) (*dockerDaemon, error) {
 	return nil, daemonUnreachable(sockets, failed)
 }
 
-func newDockerDaemon(socket string) *dockerDaemon {
-	transport := &http.Transport{DisableCompression: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		var dialer net.Dialer
-		return dialer.DialContext(ctx, "unix", socket)
+// newDockerDaemon takes the connection over, which serves the only request.
+func newDockerDaemon(socket string, conn net.Conn) *dockerDaemon {
+	transport := &http.Transport{DisableCompression: true, DialContext: func(context.Context, string, string) (net.Conn, error) {
+		return conn, nil
 	}}
-	return &dockerDaemon{socket: socket, client: &http.Client{Transport: transport}}
+	return &dockerDaemon{socket: socket, conn: conn, client: &http.Client{Transport: transport}}
 }
 
 func daemonUnreachable(sockets []string, err error) error {

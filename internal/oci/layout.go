@@ -129,8 +129,9 @@ func (l *layout) choose(entries []ocispec.Descriptor) ([]ocispec.Descriptor, err
 	case len(names) > 1:
 		err := fmt.Errorf("choosing the image: the layout has several: %s", list(names, ""))
 		return nil, fault.New(fault.Usage, err, fmt.Sprintf("add a tag: %s:%s", orElse(l.at, "FILE"), names[0]))
-	case len(chosen) == 1 && l.tag == "":
-		l.tag = entryName(chosen[0]) // which names the image
+	case l.tag == "" && len(names) == 1:
+		l.tag = names[0] // which names the image
+		return slices.DeleteFunc(chosen, func(d ocispec.Descriptor) bool { return entryName(d) != l.tag }), nil
 	}
 	return chosen, nil
 }

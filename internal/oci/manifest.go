@@ -60,11 +60,11 @@ func parseDocument(raw []byte, sum digest.Digest) (document, error) {
 	case d.Manifests != nil && (d.Config != nil || d.Layers != nil):
 		return document{}, fault.New(fault.Corrupt, errors.New("reading the manifest: it is an index as well"), "")
 	case d.Manifests == nil && d.Config == nil:
-		return document{}, notImage(d.ArtifactType, d.MediaType)
+		return document{}, notImage([]string{d.ArtifactType, d.MediaType}, nil)
 	}
 	known := []string{"", ocispec.MediaTypeImageManifest, ocispec.MediaTypeImageIndex, dockerManifest, dockerIndex}
 	if !slices.Contains(known, d.MediaType) {
-		return document{}, notImage(d.MediaType)
+		return document{}, notImage([]string{d.MediaType}, nil)
 	}
 	return d, nil
 }

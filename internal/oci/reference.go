@@ -18,6 +18,7 @@ const (
 	archivePrefix    = "docker-archive:"
 	directoryPrefix  = "dir:"
 	daemonPrefix     = "docker-daemon:"
+	storagePrefix    = "containers-storage:"
 	tarPrefix        = "tar:" // banger's own
 )
 
@@ -27,16 +28,9 @@ func parseNamed(name string) (reference.Named, error) {
 	named, err := reference.ParseNormalizedNamed(strings.TrimPrefix(name, registryPrefix))
 	if err != nil {
 		err = fmt.Errorf("reading the reference %q: %w", name, err)
-		return nil, fault.New(fault.Usage, err, referenceHint(name))
+		return nil, fault.New(fault.Usage, err, "write it as in debian:bookworm or ghcr.io/owner/image:tag")
 	}
 	return reference.TagNameOnly(named), nil
-}
-
-func referenceHint(name string) string {
-	if strings.HasPrefix(name, "containers-storage:") {
-		return "banger does not read podman's storage: podman save NAME | banger image pull docker-archive:-"
-	}
-	return "write it as in debian:bookworm or ghcr.io/owner/image:tag"
 }
 
 // FamiliarName returns docker's short form of a reference to a registry, with the tag ("debian:bookworm",

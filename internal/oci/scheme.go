@@ -27,6 +27,7 @@ func schemes() []scheme {
 		{directoryPrefix, true, false, "dir:DIR", resolveDirectory},
 		{tarPrefix, true, false, "tar:FILE", resolveTar},
 		{daemonPrefix, false, false, "docker-daemon:NAME", resolveDaemon},
+		{storagePrefix, false, false, "", refuseStorage},
 	}
 }
 
@@ -38,6 +39,12 @@ func schemeOf(ref string) (t scheme, rest string, found bool) {
 		}
 	}
 	return scheme{}, ref, false
+}
+
+// refuseStorage refuses an image of podman's own storage, whose format is that of its driver.
+func refuseStorage(context.Context, string, Options) (*Image, error) {
+	err := fmt.Errorf("reading the reference: banger does not read %s", storagePrefix)
+	return nil, fault.New(fault.Usage, err, "let podman read it: podman save NAME | banger image pull docker-archive:-")
 }
 
 // split splits what follows the prefix into a path and a reference. As with skopeo, a path that a reference may follow
