@@ -21,14 +21,10 @@ const copyBuffer = 1 << 20
 
 // input is where an archive comes from.
 type input struct {
-	what string // in words, for errors
-	hint string // of what is no archive
-	sum  hash   // of what is in the archive, uncompressed; nil if nobody wants to know
-	temp string // directory for what has to be unpacked
+	what string    // in words, for errors
+	sum  io.Writer // a hash of what is in the archive, uncompressed; nil if nobody wants to know
+	temp string    // directory for what has to be unpacked
 }
-
-// hash takes all bytes of a file.
-type hash interface{ io.Writer }
 
 // openFile opens a file, or the standard input for "-", as one that is not compressed and can be read at any place. A
 // plain file is that itself; anything else is unpacked into a file without a name, which is gone when it is closed, or
