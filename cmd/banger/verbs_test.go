@@ -142,6 +142,7 @@ func checkArchives(w *world) {
 	w.Chdir(w.dir)
 	pulled, err := w.verbs.PullImage(ctx, "docker-archive:"+w.archive("motd.tar"), engine.PullOptions{Size: 128 << 20})
 	w.must("pulling", err)
+	checkSavedNames(w, pulled)
 	for format, transport := range map[string]string{engine.SaveDocker: "docker-archive:", engine.SaveOCI: "oci-archive:"} {
 		write := func(to io.Writer) error { return w.verbs.SaveImages(ctx, []string{"motd:1"}, format, to) }
 		w.must("saving", engine.WriteFile(format+".tar", write))
@@ -164,6 +165,22 @@ func checkArchives(w *world) {
 	}
 	checkBadSaves(w, pulled.Image.Layers[0].DiffID)
 	w.steps = nil // an answer that is an archive has no steps beside it
+}
+
+// checkSavedNames: an image has the names that it was asked for by, and is saved once.
+func checkSavedNames(w *world, pulled engine.Pulled) {
+	_, err := w.verbs.PullImage(w.Context(), "docker-archive:motd.tar", engine.PullOptions{Name: "Other", Size: 128 << 20})
+	w.must("giving it another name", err)
+	for want, queries := range map[string][]string{
+		`"RepoTags":["local/motd:1"]`: {"motd:1", "local/motd:1", pulled.Image.ID}, // what is asked for twice is there once
+		`"RepoTags":null`:             {pulled.Image.ID[:12], "Other"},             // and what docker does not take is left out
+	} {
+		var archive bytes.Buffer
+		w.must("saving", w.verbs.SaveImages(w.Context(), queries, engine.SaveDocker, &archive))
+		if got := archive.String(); strings.Count(got, want) != 1 || strings.Count(got, "hello <&>") != 1 {
+			w.Errorf("%q saved: want %s and the layer, both once", queries, want)
+		}
+	}
 }
 
 // failingWriter takes some bytes and fails.
@@ -205,6 +222,16 @@ func checkBadSaves(w *world, diffID string) {
 	}
 }
 
+// endless is an input without an end.
+type endless struct{}
+
+func (endless) Read(b []byte) (int, error) {
+	for i := range b {
+		b[i] = 'y'
+	}
+	return len(b), nil
+}
+
 // checkInput: the standard input is read where the client is.
 func checkInput(w *world) {
 	ctx := w.Context()
@@ -234,7 +261,8 @@ func checkInput(w *world) {
 		{"half a tar", bytes.NewReader(root[:1<<20]), "x", fault.Corrupt, ""},
 		{"text", strings.NewReader(strings.Repeat("text ", 1<<20)), "x", fault.Unsupported, "no tar"},
 		{"an archive of images", bytes.NewReader(saved), "x", fault.Unsupported, "docker-archive:FILE"},
-		{"a good tar under a bad name", bytes.NewReader(root), "a b", fault.Usage, "a b"},
+		{"what has no end under a bad name", endless{}, "a b", fault.Usage, "a b"},
+		{"what has no end and is no tar", endless{}, "x", fault.Unsupported, "no tar"},
 	} {
 		_, err := w.verbs.PullImage(ctx, "tar:-", engine.PullOptions{Name: c.name, Input: c.input, Size: 128 << 20})
 		w.fails("pulling "+c.what, err, c.kind, c.word)

@@ -78,6 +78,11 @@ func (e *Engine) planPull(ctx context.Context, reference, tempDir string, option
 	if err != nil {
 		return nil, err
 	}
+	if options.Name != "" { // before an image is read that may be large
+		if err := checkName(options.Name); err != nil {
+			return nil, err
+		}
+	}
 	image, err := oci.Resolve(ctx, reference, oci.Options{Platform: platform, TempDir: tempDir, Stdin: options.Input})
 	if err != nil {
 		return nil, err

@@ -27,9 +27,12 @@ type member struct {
 	link   string // the cleaned name of another member, whose contents this one has
 }
 
+// tarBlock is the size of a tar's blocks, in bytes.
+const tarBlock = 512
+
 // openArchive opens the archive at path, and finds its members.
 func openArchive(ctx context.Context, path, hint string, opts Options) (*archive, error) {
-	file, err := input{what: "archive", temp: opts.TempDir}.openFile(ctx, path, opts.Stdin)
+	file, err := input{what: "archive", hint: hint, temp: opts.TempDir}.openFile(ctx, path, opts.Stdin)
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +78,7 @@ func (a *archive) index(ctx context.Context) error {
 // damaged tells what is no archive at all from one that is broken.
 func (a *archive) damaged(err error) error {
 	info, statErr := a.file.Stat()
-	short := statErr == nil && info.Size() < 512 // a tar's block
+	short := statErr == nil && info.Size() < tarBlock
 	if len(a.members) == 0 && (short || !errors.Is(err, io.ErrUnexpectedEOF)) {
 		return fault.New(fault.Unsupported, fmt.Errorf("reading the archive: it is no tar: %w", err), a.hint)
 	}

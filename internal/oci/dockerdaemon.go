@@ -155,7 +155,7 @@ func (d *dockerDaemon) save(ctx context.Context, name, tempDir string) (*archive
 	if answer.StatusCode != http.StatusOK {
 		return nil, d.refusal(name, answer)
 	}
-	file, err := input{what: "answer of " + d.socket, temp: tempDir}.spool(ctx, daemonBody{answer.Body})
+	file, err := input{what: "answer of " + d.socket, hint: daemonHint, temp: tempDir}.spool(ctx, daemonBody{answer.Body})
 	if err != nil {
 		return nil, err
 	}

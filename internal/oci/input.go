@@ -1,7 +1,9 @@
 package oci
 
 import (
+	"archive/tar"
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +24,7 @@ const copyBuffer = 1 << 20
 // input is where an archive comes from.
 type input struct {
 	what string    // in words, for errors
+	hint string    // what to say of something that is no tar
 	sum  io.Writer // a hash of what is in the archive, uncompressed; nil if nobody wants to know
 	temp string    // directory for what has to be unpacked
 }
@@ -112,13 +115,17 @@ func (in input) spool(ctx context.Context, r io.Reader) (*os.File, error) {
 		return nil, in.unpackError(ctx, noted, 0, err)
 	}
 	defer end()
+	beginning := bufio.NewReaderSize(source, copyBuffer)
+	if err := in.checkBeginning(beginning); err != nil {
+		return nil, err
+	}
 	unpacked, err := os.CreateTemp(in.temp, "banger-archive-")
 	if err != nil {
 		return nil, fmt.Errorf("unpacking the %s: %w", in.what, err)
 	}
 	_ = os.Remove(unpacked.Name())
 	// A mebibyte of zeros is a kibibyte of gzip: the end of ctx has to be noticed on this side as well.
-	n, err := io.CopyBuffer(in.through(unpacked), contextReader{ctx, source}, make([]byte, copyBuffer))
+	n, err := io.CopyBuffer(in.through(unpacked), contextReader{ctx, beginning}, make([]byte, copyBuffer))
 	if err == nil {
 		_, err = unpacked.Seek(0, io.SeekStart)
 	}
@@ -127,6 +134,19 @@ func (in input) spool(ctx context.Context, r io.Reader) (*os.File, error) {
 		return nil, in.unpackError(ctx, noted, n, err)
 	}
 	return unpacked, nil
+}
+
+// checkBeginning refuses what is no tar before all of it is kept: it may have no end.
+func (in input) checkBeginning(r *bufio.Reader) error {
+	head, err := r.Peek(tarBlock)
+	if err != nil {
+		return nil //nolint:nilerr // a short one, or an error that comes again
+	}
+	_, err = tar.NewReader(bytes.NewReader(head)).Next()
+	if errors.Is(err, tar.ErrHeader) {
+		return fault.New(fault.Unsupported, fmt.Errorf("reading the %s: it is no tar: %w", in.what, err), in.hint)
+	}
+	return nil
 }
 
 // through returns what writes to the file and the hash.

@@ -14,6 +14,8 @@ import (
 	"github.com/banger-vm/banger/internal/fault"
 )
 
+const tarHint = "tar: takes a root file system in a tar, plain or compressed"
+
 // resolveTar makes an image of one layer of a root file system in a tar, as `docker import` does: FILE, or "-" for the
 // standard input. The configuration says what the image is for, and nothing else, so that the same tar is the same image.
 func resolveTar(ctx context.Context, rest string, opts Options) (*Image, error) {
@@ -22,7 +24,7 @@ func resolveTar(ctx context.Context, rest string, opts Options) (*Image, error) 
 		return nil, err
 	}
 	sum := digest.Canonical.Digester()
-	file, err := input{what: "tar", temp: opts.TempDir, sum: sum.Hash()}.openFile(ctx, at.path, opts.Stdin)
+	file, err := input{what: "tar", hint: tarHint, temp: opts.TempDir, sum: sum.Hash()}.openFile(ctx, at.path, opts.Stdin)
 	if err != nil {
 		return nil, err
 	}
@@ -48,7 +50,7 @@ func checkRootFS(ctx context.Context, file *os.File) error {
 	if _, err := file.Seek(0, io.SeekStart); err != nil {
 		return fmt.Errorf("reading the tar: %w", err)
 	}
-	a := &archive{file: file, hint: "tar: takes a root file system in a tar, plain or compressed", members: map[string]member{}}
+	a := &archive{file: file, hint: tarHint, members: map[string]member{}}
 	err := a.index(ctx)
 	switch {
 	case ctx.Err() != nil:
