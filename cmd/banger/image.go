@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"text/tabwriter"
 	"time"
 
@@ -13,9 +15,9 @@ import (
 )
 
 func newImage(a *app) *cobra.Command {
-	return group("image", "Pull, list, inspect, read, compare, export and remove images",
+	return group("image", "Pull, list, inspect, read, compare, export, save and remove images",
 		newImagePull(a), newImageList(a), newImageInspect(a), newImageFiles(a), newImageCat(a), newImageDiff(a),
-		newImageExport(a), newImageRemove(a))
+		newImageExport(a), newImageSave(a), newImageRemove(a))
 }
 
 func newImagePull(a *app) *cobra.Command {
@@ -26,16 +28,30 @@ func newImagePull(a *app) *cobra.Command {
 		Short: "Pull a container image and turn it into a bootable disk",
 		Long: `Pull a container image and turn it into a bootable ext4 disk.
 
-REFERENCE is an image of a registry, as docker and podman write it, or oci:DIR[:TAG] for an OCI layout, or
-docker-archive:FILE for what docker save writes. The same image with the same options is made only once.`,
+REFERENCE is an image of a registry, as docker and podman write it, or one of
+
+  docker-daemon:NAME          an image of docker, or of podman's service
+  docker-archive:FILE[:REF]   what docker save and podman save write
+  oci-archive:FILE[:TAG]      an OCI layout in a tar
+  oci:DIR[:TAG]               an OCI layout
+  dir:DIR                     a directory of skopeo's
+  tar:FILE                    a root file system, which becomes an image of one layer
+
+FILE may be compressed with gzip, zstd or bzip2, and may be - for the standard input. The same image with the same options
+is made only once.`,
 		Example: `  banger image pull debian:bookworm
   banger image pull ghcr.io/owner/image@sha256:9ecc…
   banger image pull docker-archive:alpine.tar.gz --name alpine
-  banger image pull oci:layout:v1 --name mine --size 4GiB`,
+  banger image pull oci:layout:v1 --name mine --size 4GiB
+  docker save mine | banger image pull docker-archive:-
+  mmdebstrap bookworm | banger image pull tar:- --name bookworm`,
 		Args: exactly("a REFERENCE"),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			if options.Size, err = parseSize("--size", size); err != nil {
 				return err
+			}
+			if !isTerminal(a.stdin) {
+				options.Input = a.stdin
 			}
 			return a.imagePull(cmd.Context(), args[0], options)
 		},
@@ -208,6 +224,46 @@ func newImageExport(a *app) *cobra.Command {
 			return e.ExportImage(cmd.Context(), args[0], args[1])
 		},
 	}
+}
+
+func newImageSave(a *app) *cobra.Command {
+	var format, path string
+	cmd := &cobra.Command{
+		Use: "save IMAGE…", Short: "Write images to an archive, as docker save does",
+		Long: `Write images to an archive that docker load, podman load and skopeo read, and banger image pull.
+
+Layers, configuration and history are those of the image that was pulled, without what banger adds to its disk. The
+archive has the names that are given here. Layers that have been pruned are fetched again. A FILE appears whole or not
+at all.`,
+		Args: atLeast("an IMAGE"),
+		Example: `  banger image save debian:bookworm -o debian.tar
+  banger image save --format oci-archive debian:bookworm alpine -o both.tar
+  banger image save alpine | docker load`,
+		RunE: func(cmd *cobra.Command, args []string) error { return a.imageSave(cmd.Context(), args, format, path) },
+	}
+	flags := cmd.Flags()
+	flags.StringVarP(&path, "output", "o", "", "FILE to write (default: standard output)")
+	flags.StringVar(&format, "format", engine.SaveDocker, "docker-archive or oci-archive")
+	return cmd
+}
+
+func (a *app) imageSave(ctx context.Context, images []string, format, path string) error {
+	e, err := a.engine()
+	if err != nil {
+		return err
+	}
+	save := func(to io.Writer) error {
+		err := e.SaveImages(ctx, images, format, to)
+		a.progress.clear()
+		return err
+	}
+	switch {
+	case path != "" && path != "-":
+		return engine.WriteFile(path, save)
+	case isTerminal(a.stdout):
+		return usage(errors.New("an archive would spoil the terminal"), "name a file with -o, or send it to a program")
+	}
+	return save(a.stdout)
 }
 
 func newImageRemove(a *app) *cobra.Command {

@@ -25,6 +25,7 @@ type verbs interface {
 	ListImages(ctx context.Context) ([]engine.NamedImage, error)
 	InspectImage(ctx context.Context, query string) (engine.ImageDetails, error)
 	ExportImage(ctx context.Context, query, path string) error
+	SaveImages(ctx context.Context, queries []string, format string, to io.Writer) error
 	RemoveImage(ctx context.Context, query string) (removed string, err error)
 	ListFiles(ctx context.Context, query string, options engine.FileOptions, visit func(engine.File) error) error
 	CatFile(ctx context.Context, query, path string, to io.Writer) error

@@ -6,18 +6,21 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/banger-vm/banger/internal/engine"
 	"github.com/banger-vm/banger/internal/fault"
 	"github.com/banger-vm/banger/internal/guest/exec"
 	"github.com/banger-vm/banger/internal/guest/frame"
+	"github.com/banger-vm/banger/internal/store"
 	"github.com/banger-vm/banger/internal/vm/instance"
 	"github.com/banger-vm/banger/internal/vm/output"
 )
@@ -26,7 +29,8 @@ import (
 func TestVerbs(t *testing.T) {
 	for name, check := range map[string]func(*world){
 		"images": checkImages, "files": checkFiles, "contents": checkContents, "differences": checkDifferences,
-		"damaged images": checkDamage, "pulls that fail": checkBadPulls, "kernels": checkKernels, "VMs": checkVMs,
+		"damaged images": checkDamage, "pulls that fail": checkBadPulls, "archives": checkArchives, "input": checkInput,
+		"kernels": checkKernels, "VMs": checkVMs,
 		"VMs that do not run": checkStopped, "VMs that are not there": checkUnknown, "broken VM": checkBroken,
 		"commands": checkCommands, "detached command": checkDetached, "stream": checkStream, "logs": checkLogs,
 		"doctor": checkDoctor, "cancelled": checkCancelled, "runs that fail": checkBadRuns,
@@ -131,6 +135,144 @@ func checkBadPulls(w *world) {
 	images, err := w.verbs.ListImages(w.Context())
 	if err != nil || len(images) > 0 {
 		w.Errorf("after pulls that failed there are %v (%v)", images, err)
+	}
+}
+
+// checkArchives: what is saved is the image that was pulled, and can be pulled again.
+func checkArchives(w *world) {
+	ctx := w.Context()
+	w.Chdir(w.dir)
+	pulled, err := w.verbs.PullImage(ctx, "docker-archive:"+w.archive("motd.tar"), engine.PullOptions{Size: 128 << 20})
+	w.must("pulling", err)
+	checkSavedNames(w, pulled)
+	for format, transport := range map[string]string{engine.SaveDocker: "docker-archive:", engine.SaveOCI: "oci-archive:"} {
+		write := func(to io.Writer) error { return w.verbs.SaveImages(ctx, []string{"motd:1"}, format, to) }
+		w.must("saving", engine.WriteFile(format+".tar", write))
+		again, err := w.verbs.PullImage(ctx, transport+format+".tar", engine.PullOptions{Name: format, Size: 128 << 20})
+		w.must("pulling what was saved", err)
+		if !slices.Equal(again.Image.Layers[:1], []store.Layer{{Digest: again.Image.Layers[0].Digest,
+			DiffID: pulled.Image.Layers[0].DiffID, Size: pulled.Image.Layers[0].Size}}) {
+			w.Errorf("%s: saved the layers %+v, pulled %+v", format, pulled.Image.Layers, again.Image.Layers)
+		}
+		if format == engine.SaveDocker && again.Image.Digest != pulled.Image.Digest {
+			w.Errorf("the configuration is %s, saved it is %s", pulled.Image.Digest, again.Image.Digest)
+		}
+		var one, two bytes.Buffer
+		w.must("saving", write(&one))
+		w.must("saving", write(&two))
+		file, err := os.ReadFile(format + ".tar")
+		if err != nil || one.Len() == 0 || !bytes.Equal(one.Bytes(), two.Bytes()) || !bytes.Equal(one.Bytes(), file) {
+			w.Errorf("%s: the same image gives other bytes (%v)", format, err)
+		}
+	}
+	checkBadSaves(w, pulled.Image.Layers[0].DiffID)
+	w.steps = nil // an answer that is an archive has no steps beside it
+}
+
+// checkSavedNames: an image has the names that it was asked for by, and is saved once.
+func checkSavedNames(w *world, pulled engine.Pulled) {
+	_, err := w.verbs.PullImage(w.Context(), "docker-archive:motd.tar", engine.PullOptions{Name: "Other", Size: 128 << 20})
+	w.must("giving it another name", err)
+	for want, queries := range map[string][]string{
+		`"RepoTags":["local/motd:1"]`: {"motd:1", "local/motd:1", pulled.Image.ID}, // what is asked for twice is there once
+		`"RepoTags":null`:             {pulled.Image.ID[:12], "Other"},             // and what docker does not take is left out
+	} {
+		var archive bytes.Buffer
+		w.must("saving", w.verbs.SaveImages(w.Context(), queries, engine.SaveDocker, &archive))
+		if got := archive.String(); strings.Count(got, want) != 1 || strings.Count(got, "hello <&>") != 1 {
+			w.Errorf("%q saved: want %s and the layer, both once", queries, want)
+		}
+	}
+}
+
+// failingWriter takes some bytes and fails.
+type failingWriter struct {
+	left int
+	err  error
+}
+
+func (f *failingWriter) Write(b []byte) (int, error) {
+	if f.left -= len(b); f.left < 0 {
+		return 0, f.err
+	}
+	return len(b), nil
+}
+
+// checkBadSaves: a save that fails says why, and leaves nothing.
+func checkBadSaves(w *world, diffID string) {
+	ctx := w.Context()
+	save := func(format string, images ...string) error {
+		return engine.WriteFile("bad.tar", func(to io.Writer) error { return w.verbs.SaveImages(ctx, images, format, to) })
+	}
+	w.fails("saving what is not there", save(engine.SaveDocker, "motd:1", "nothing"), fault.NotFound, "nothing")
+	w.fails("saving in no format", save("cpio", "motd:1"), fault.Usage, "cpio", "oci-archive")
+	full := errors.New("no room")
+	if err := w.verbs.SaveImages(ctx, []string{"motd:1"}, engine.SaveDocker, &failingWriter{1000, full}); !errors.Is(err, full) {
+		w.Errorf("saving to what fails: %v, want its error", err)
+	}
+	layer := filepath.Join(w.home, "layers", "sha256", strings.TrimPrefix(diffID, "sha256:"))
+	text, err := os.ReadFile(layer)
+	w.must("reading the layer", err)
+	w.must("damaging the layer", os.WriteFile(layer, append([]byte("x"), text[1:]...), 0o600))
+	w.fails("saving a damaged layer", save(engine.SaveDocker, "motd:1"), fault.Corrupt, diffID, "try again")
+	w.must("saving again, with the layer fetched", save(engine.SaveDocker, "motd:1"))
+	w.must("forgetting a layer", os.Remove(layer))
+	w.must("forgetting the archive", errors.Join(os.Remove("bad.tar"), os.Remove("motd.tar")))
+	w.fails("saving without the source", save(engine.SaveDocker, "motd:1"), fault.NotFound, "no longer in the layer store", "motd.tar")
+	if left, err := filepath.Glob("bad.tar*"); err != nil || len(left) > 0 {
+		w.Errorf("saves that failed have left %q (%v)", left, err)
+	}
+}
+
+// endless is an input without an end.
+type endless struct{}
+
+func (endless) Read(b []byte) (int, error) {
+	for i := range b {
+		b[i] = 'y'
+	}
+	return len(b), nil
+}
+
+// checkInput: the standard input is read where the client is.
+func checkInput(w *world) {
+	ctx := w.Context()
+	saved, err := os.ReadFile(w.archive("motd.tar"))
+	w.must("reading the archive", err)
+	root := tarOf(w.T, map[string]string{"etc/passwd": "root:x:0:0::/:/bin/sh\n", "large": strings.Repeat("large", 1<<20)})
+	for _, c := range []struct {
+		reference, name string
+		input           []byte
+	}{{"docker-archive:-", "local/motd:1", saved}, {"tar:-", "stdin:latest", root}} {
+		pulled, err := w.verbs.PullImage(ctx, c.reference, engine.PullOptions{Input: bytes.NewReader(c.input), Size: 128 << 20})
+		w.must("pulling "+c.reference, err)
+		w.gave("pulled", pulled)
+		if pulled.Name != c.name || pulled.Image.Reference != c.reference {
+			w.Errorf("pulled %+v, want the name %q and the reference %q", pulled, c.name, c.reference)
+		}
+	}
+	for _, c := range []struct {
+		what  string
+		input io.Reader
+		name  string
+		kind  fault.Kind
+		word  string
+	}{
+		{"nothing", nil, "x", fault.Usage, "no standard input"},
+		{"emptiness", strings.NewReader(""), "x", fault.Unsupported, "empty"},
+		{"half a tar", bytes.NewReader(root[:1<<20]), "x", fault.Corrupt, ""},
+		{"text", strings.NewReader(strings.Repeat("text ", 1<<20)), "x", fault.Unsupported, "no tar"},
+		{"an archive of images", bytes.NewReader(saved), "x", fault.Unsupported, "docker-archive:FILE"},
+		{"what has no end under a bad name", endless{}, "a b", fault.Usage, "a b"},
+		{"what has no end and is no tar", endless{}, "x", fault.Unsupported, "no tar"},
+	} {
+		_, err := w.verbs.PullImage(ctx, "tar:-", engine.PullOptions{Name: c.name, Input: c.input, Size: 128 << 20})
+		w.fails("pulling "+c.what, err, c.kind, c.word)
+	}
+	broken := io.MultiReader(bytes.NewReader(root[:1000]), iotest.ErrReader(errors.New("gone wrong")))
+	_, err = w.verbs.PullImage(ctx, "tar:-", engine.PullOptions{Input: broken})
+	if err == nil || !strings.Contains(err.Error(), "reading the standard input") || !strings.Contains(err.Error(), "gone wrong") {
+		w.Errorf("pulling what cannot be read: %v, want what went wrong", err)
 	}
 }
 

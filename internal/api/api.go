@@ -24,12 +24,14 @@ const (
 	JSON   = "application/json"
 	Events = "application/x-ndjson" // a JSON value on each line: Event, Output, FileLine or ChangeLine
 	Bytes  = "application/octet-stream"
+	Tar    = "application/x-tar" // an archive of images
 )
 
 // The protocols that a connection can be upgraded to (RFC 9110, section 7.8).
 const (
 	UpgradeStream = "banger-stream" // a stream to the agent of a VM (docs/guest-protocol.md, section 4)
 	UpgradeFrames = "banger-frames" // the frames of a command that has been asked for
+	UpgradePull   = "banger-pull"   // the client's standard input in chunks, and a line for each Event the other way
 	UpgradeRun    = "banger-run"    // a line for each Event; after a result that is attached, the frames of the VM's command
 )
 

@@ -28,6 +28,7 @@ func (s *Server) routes() []route {
 		{"GET /v1/images/{image}/files", listFiles},
 		{"GET /v1/images/{image}/content", catFile},
 		{"GET /v1/images/{image}/diff", diffImages},
+		{"GET /v1/save", saveImages},
 
 		{"GET /v1/kernels", listKernels},
 		{"POST /v1/kernels", importKernel},
@@ -95,6 +96,9 @@ func pullImage(c *call) error {
 	var asked api.Pull
 	if err := c.decode(&asked); err != nil {
 		return err
+	}
+	if c.asksFor(api.UpgradePull) {
+		return c.pullInput(asked)
 	}
 	return c.long(func(ctx context.Context, e *engine.Engine) (any, error) {
 		return e.PullImage(ctx, asked.Reference, asked.PullOptions)

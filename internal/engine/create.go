@@ -143,8 +143,10 @@ func (e *Engine) imageToRun(ctx context.Context, options VMOptions) (store.Image
 
 func bootable(image store.Image, query string) error {
 	if image.Platform != bootPlatform {
-		err := fmt.Errorf("running %q: the image is for %s", query, image.Platform)
-		return fault.New(fault.Platform, err, "pull the "+bootPlatform+" variant")
+		err := fmt.Errorf("running %q: the image is for %s, which needs a host of that kind or its emulation, and VMs here are %s",
+			query, image.Platform, bootPlatform)
+		hint := "pull the variant for this host, if there is one: banger image pull --platform " + bootPlatform + " REFERENCE"
+		return fault.New(fault.Platform, err, hint)
 	}
 	if image.Guest == "" {
 		err := fmt.Errorf("running %q: the image was pulled without the guest agent", query)

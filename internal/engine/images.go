@@ -52,14 +52,7 @@ func withNames(image store.Image, names []store.Name) NamedImage {
 
 // FindImage returns the image that the user means by a name, a reference, or an id.
 func (e *Engine) FindImage(query string) (NamedImage, error) {
-	match, err := e.find(query)
-	if err != nil {
-		return NamedImage{}, err
-	}
-	image, err := e.images.Get(match.ID)
-	if errors.Is(err, fs.ErrNotExist) {
-		err = fault.New(fault.NotFound, fmt.Errorf("finding image %q: its disk is gone", query), "pull it again")
-	}
+	image, _, err := e.imageAndName(query)
 	if err != nil {
 		return NamedImage{}, err
 	}
@@ -68,6 +61,19 @@ func (e *Engine) FindImage(query string) (NamedImage, error) {
 		return NamedImage{}, err
 	}
 	return withNames(image, names), nil
+}
+
+// imageAndName returns the image, and the name by which the query means it; "" is an id.
+func (e *Engine) imageAndName(query string) (store.Image, string, error) {
+	match, err := e.find(query)
+	if err != nil {
+		return store.Image{}, "", err
+	}
+	image, err := e.images.Get(match.ID)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fault.New(fault.NotFound, fmt.Errorf("finding image %q: its disk is gone", query), "pull it again")
+	}
+	return image, match.Name, err
 }
 
 func (e *Engine) find(query string) (store.Match, error) {
@@ -199,7 +205,7 @@ func (e *Engine) ExportImage(ctx context.Context, query, path string) error {
 }
 
 func exportFile(ctx context.Context, from, to string) (err error) {
-	if err := checkTarget(to); err != nil {
+	if err := checkTarget("exporting", to); err != nil {
 		return err
 	}
 	in, err := os.Open(from)
@@ -221,23 +227,23 @@ func exportFile(ctx context.Context, from, to string) (err error) {
 	return nil
 }
 
-// checkTarget refuses what an export would not replace as one expects.
-func checkTarget(to string) error {
+// checkTarget refuses what would not be replaced by a file as one expects.
+func checkTarget(doing, to string) error {
 	info, err := os.Lstat(to)
 	switch {
 	case to == "" || to == "-":
-		err = fmt.Errorf("exporting to %q: not the name of a file", to)
+		err = fmt.Errorf("%s to %q: not the name of a file", doing, to)
 	case err == nil && !info.Mode().IsRegular():
-		err = fmt.Errorf("exporting to %q: it is there, and is no regular file", to)
+		err = fmt.Errorf("%s to %q: it is there, and is no regular file", doing, to)
 	case errors.Is(err, fs.ErrNotExist):
 		if _, err := os.Stat(filepath.Dir(to)); err != nil {
-			return fault.New(fault.NotFound, fmt.Errorf("exporting to %q: %w", to, err), "make the directory first")
+			return fault.New(fault.NotFound, fmt.Errorf("%s to %q: %w", doing, to, err), "make the directory first")
 		}
 		return nil
 	default:
 		return nil
 	}
-	return fault.New(fault.Usage, err, "name a file to write the disk to")
+	return fault.New(fault.Usage, err, "name a file to write to")
 }
 
 // unfinished opens a file that becomes the file at path when publish is called without an error. Where the file system

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/url"
 	"os"
@@ -28,6 +29,9 @@ type PullOptions struct {
 	Platform string `json:"platform,omitempty"` // "" is linux/amd64
 	Builder  string `json:"builder,omitempty"`  // "" is the default
 	NoGuest  bool   `json:"no_guest,omitempty"` // leave the image as it is
+
+	// Input is what "-" stands for in the place of a FILE; nil refuses such a reference.
+	Input io.Reader `json:"-"`
 }
 
 // Pulled is the result of a pull.
@@ -74,7 +78,12 @@ func (e *Engine) planPull(ctx context.Context, reference, tempDir string, option
 	if err != nil {
 		return nil, err
 	}
-	image, err := oci.Resolve(ctx, reference, oci.Options{Platform: platform, TempDir: tempDir})
+	if options.Name != "" { // before an image is read that may be large
+		if err := checkName(options.Name); err != nil {
+			return nil, err
+		}
+	}
+	image, err := oci.Resolve(ctx, reference, oci.Options{Platform: platform, TempDir: tempDir, Stdin: options.Input})
 	if err != nil {
 		return nil, err
 	}

@@ -1,17 +1,15 @@
 package oci
 
-import "strings"
-
-// Absolute returns the reference with an absolute path where it names a layout or an archive, so that it means the same
+// Absolute returns the reference with an absolute path where it names a file or a directory, so that it means the same
 // in every directory. Any other is returned as it is.
 func Absolute(ref string) (string, error) {
-	for _, prefix := range []string{layoutPrefix, archivePrefix} {
-		rest, found := strings.CutPrefix(ref, prefix)
-		if !found || rest == "" || rest[0] == ':' {
-			continue
-		}
-		path, tag, _ := strings.Cut(rest, ":")
-		return pathReference(prefix, path, tag)
+	t, rest, found := schemeOf(ref)
+	if !found || !t.path {
+		return ref, nil
 	}
-	return ref, nil
+	path, tag, err := t.split(rest)
+	if err != nil {
+		return ref, nil //nolint:nilerr // Resolve says what is wrong with it
+	}
+	return t.join(path, tag)
 }

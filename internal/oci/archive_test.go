@@ -170,7 +170,7 @@ func TestArchiveFailures(t *testing.T) {
 		{"gzip of text", gzipped(t, bytes.Repeat([]byte("text "), 500)), fault.Unsupported, "no tar"},
 		{"empty", nil, fault.Unsupported, manifestName},
 		{"no manifest", without(manifestName, ""), fault.Unsupported, manifestName},
-		{"OCI archive", tarOf(t, map[string]string{"oci-layout": "{}"}), fault.Unsupported, "oci:DIR"},
+		{"OCI archive", tarOf(t, map[string]string{"oci-layout": "{}"}), fault.Unsupported, "oci-archive:FILE"},
 		{"no configuration", without(s.Config, ""), fault.Corrupt, s.Config},
 		{"no layer", without(s.Layers[0], ""), fault.Corrupt, s.Layers[0]},
 		{"other configuration", without(s.Config, "{}"), fault.Corrupt, "digest"},
@@ -214,9 +214,9 @@ func TestCancelUnpacking(t *testing.T) {
 	writeFile(t, path, gzipped(t, tarOf(t, map[string]string{"zeros": string(make([]byte, 32<<20))})))
 	ctx := &impatient{Context: t.Context()}
 	ctx.left.Store(100)
-	unpacked, err := readArchive(ctx, path, t.TempDir())
+	unpacked, err := input{what: "archive", temp: t.TempDir()}.openFile(ctx, path, nil)
 	if err == nil {
-		_ = unpacked.file.Close()
+		_ = unpacked.Close()
 	}
 	if !errors.Is(err, context.Canceled) || fault.KindOf(err) != fault.Failure {
 		t.Fatalf("unpacking until the context ends: got %v, want that it is cancelled", err)

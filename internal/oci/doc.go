@@ -1,8 +1,9 @@
 // Package oci finds container images: it turns a reference into an Image, which is a configuration and a list of
 // layers that can be opened. It reads manifests and configurations at once, and layers only when they are opened.
 //
-// An image comes from one of three places: a registry, an OCI image layout (a directory), or the archive that `docker
-// save` writes. Manifests and configurations are checked against their digests here; layers are checked by whoever
+// An image comes from a registry, from a docker daemon, from an OCI image layout (a directory, or a tar of one), from the
+// archive that `docker save` writes, from a directory of skopeo's, or is made of a root file system in a tar; WriteArchive
+// writes archives. Manifests and configurations are checked against their digests here; layers are checked by whoever
 // reads them, against Blob.Digest and Blob.DiffID.
 //
 // This is the only package that knows go-containerregistry, of which it uses the names, the credentials and the

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"strings"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/opencontainers/go-digest"
@@ -54,6 +53,10 @@ type Options struct {
 	Keychain  authn.Keychain    // nil has the credentials of docker and podman
 	Transport http.RoundTripper // nil connects as the environment's proxy variables say
 	TempDir   string            // for unpacking a compressed archive, until Close; "" is os.TempDir()
+	// Stdin is what "-" stands for in the place of a FILE; nil refuses it. Reading it need not end with the context.
+	Stdin io.Reader
+	// DockerHost says where docker's daemon listens, as DOCKER_HOST does, which "" looks at.
+	DockerHost string
 }
 
 func (o Options) withDefaults() Options {
@@ -66,6 +69,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.TempDir == "" {
 		o.TempDir = os.TempDir()
+	}
+	if o.DockerHost == "" {
+		o.DockerHost = os.Getenv("DOCKER_HOST")
 	}
 	return o
 }
@@ -81,12 +87,13 @@ type source interface {
 	Close() error
 }
 
-// Resolve finds the image that a reference names: a name in a registry (also with docker:// before it),
-// oci:DIR[:TAG], or docker-archive:FILE[:REF]. It reads manifests and the configuration, and no layer; but a compressed
-// archive is unpacked as a whole, once, which ends when ctx does.
+// Resolve finds the image that a reference names: a name in a registry (also with docker:// before it), or one with a
+// prefix (docs/oci.md, "References"). It reads manifests and the configuration, and no layer; but an archive that is
+// compressed, or comes from the standard input or from a daemon, is unpacked as a whole, once, which ends when ctx does,
+// and a root file system in a tar is read for its digest.
 //
 // The errors' kinds: Usage for a reference that is none or that does not say which of several images, NotFound,
-// Unreachable for a registry that does not answer or refuses, Platform, Corrupt, and Unsupported for what is no
+// Unreachable for a registry or daemon that does not answer or refuses, Platform, Corrupt, and Unsupported for what is no
 // container image.
 func Resolve(ctx context.Context, ref string, opts Options) (*Image, error) {
 	image, err := resolve(ctx, ref, opts.withDefaults())
@@ -100,34 +107,27 @@ func Resolve(ctx context.Context, ref string, opts Options) (*Image, error) {
 }
 
 func resolve(ctx context.Context, ref string, opts Options) (*Image, error) {
-	if rest, ok := strings.CutPrefix(ref, layoutPrefix); ok {
-		return resolveLayout(ctx, rest, opts)
-	}
-	if rest, ok := strings.CutPrefix(ref, archivePrefix); ok {
-		return resolveArchive(ctx, rest, opts)
+	if t, rest, found := schemeOf(ref); found {
+		return t.resolve(ctx, rest, opts)
 	}
 	return resolveNamed(ctx, ref, opts)
 }
 
 // resolveLayout returns the image that DIR[:TAG] names.
-func resolveLayout(ctx context.Context, dirAndTag string, opts Options) (*Image, error) {
-	dir, tag, err := splitPath(dirAndTag)
+func resolveLayout(ctx context.Context, rest string, opts Options) (*Image, error) {
+	at, err := locate(layoutPrefix, rest)
 	if err != nil {
 		return nil, err
 	}
-	full, err := pathReference(layoutPrefix, dir, tag)
+	l, err := openLayout(at.path, at.ref)
 	if err != nil {
 		return nil, err
 	}
-	l, err := openLayout(dir, tag)
+	image, err := readImage(ctx, l, opts.Platform)
 	if err != nil {
 		return nil, err
 	}
-	image, err := resolveFrom(ctx, l, opts.Platform)
-	if err != nil {
-		return nil, err
-	}
-	image.Reference, image.Name = full, layoutName(dir, l.tag)
+	image.Reference, image.Name = at.full, layoutName(at.path, l.tag)
 	return image, nil
 }
 
@@ -150,12 +150,16 @@ func resolveNamed(ctx context.Context, ref string, opts Options) (*Image, error)
 }
 
 // resolveFrom reads the image from its source, which it closes on failure. The caller gives it its names.
-func resolveFrom(ctx context.Context, s source, want Platform) (image *Image, err error) {
-	defer func() {
-		if err != nil {
-			_ = s.Close()
-		}
-	}()
+func resolveFrom(ctx context.Context, s source, want Platform) (*Image, error) {
+	image, err := readImage(ctx, s, want)
+	if err != nil {
+		_ = s.Close()
+	}
+	return image, err
+}
+
+// readImage reads the image from its source, which the image closes.
+func readImage(ctx context.Context, s source, want Platform) (*Image, error) {
 	root, err := s.root(ctx)
 	if err != nil {
 		return nil, err
@@ -168,7 +172,7 @@ func resolveFrom(ctx context.Context, s source, want Platform) (image *Image, er
 	if err != nil {
 		return nil, fmt.Errorf("reading the configuration: %w", err)
 	}
-	image = &Image{Digest: manifest.digest.String(), RawConfig: config, close: s.Close}
+	image := &Image{Digest: manifest.digest.String(), RawConfig: config, close: s.Close}
 	if err := image.readConfig(want); err != nil {
 		return nil, err
 	}
@@ -202,6 +206,9 @@ func (i *Image) addLayers(s source, layers []ocispec.Descriptor) error {
 	}
 	for n, d := range layers {
 		if err := checkDescriptor(d); err != nil {
+			return fmt.Errorf("reading the manifest: layer %d: %w", n+1, err)
+		}
+		if err := checkForeign(d); err != nil {
 			return fmt.Errorf("reading the manifest: layer %d: %w", n+1, err)
 		}
 		i.Blobs = append(i.Blobs, Blob{

@@ -60,34 +60,13 @@ func parseDocument(raw []byte, sum digest.Digest) (document, error) {
 	case d.Manifests != nil && (d.Config != nil || d.Layers != nil):
 		return document{}, fault.New(fault.Corrupt, errors.New("reading the manifest: it is an index as well"), "")
 	case d.Manifests == nil && d.Config == nil:
-		return document{}, notImage(d.MediaType)
+		return document{}, notImage([]string{d.ArtifactType, d.MediaType}, nil)
 	}
 	known := []string{"", ocispec.MediaTypeImageManifest, ocispec.MediaTypeImageIndex, dockerManifest, dockerIndex}
 	if !slices.Contains(known, d.MediaType) {
-		return document{}, notImage(d.MediaType)
+		return document{}, notImage([]string{d.MediaType}, nil)
 	}
 	return d, nil
-}
-
-// notImage is the error for an artifact that is no container image.
-func notImage(mediaType string) error {
-	if mediaType == "" {
-		mediaType = "of no known type"
-	}
-	err := fmt.Errorf("reading the manifest: this is not a container image but %s", mediaType)
-	return fault.New(fault.Unsupported, err, "check that the reference names a container image")
-}
-
-// checkConfigType refuses Helm charts, signatures and other artifacts.
-func (d *document) checkConfigType() error {
-	switch d.Config.MediaType {
-	case ocispec.MediaTypeImageConfig, dockerConfig:
-		return nil
-	}
-	if d.ArtifactType != "" {
-		return notImage(d.ArtifactType)
-	}
-	return notImage(d.Config.MediaType)
 }
 
 // imageManifest returns the manifest of the image for the platform: root itself, or one that it leads to.
@@ -109,7 +88,7 @@ func imageManifest(ctx context.Context, s source, root document, want Platform) 
 	if manifest.isIndex() {
 		return document{}, fault.New(fault.Corrupt, errors.New("reading the index: an image in it is an index"), "")
 	}
-	return manifest, manifest.checkConfigType()
+	return manifest, manifest.checkIsImage()
 }
 
 func readDocument(ctx context.Context, s source, d ocispec.Descriptor) (document, error) {
@@ -195,7 +174,7 @@ func (w *indexWalk) configured(ctx context.Context, d ocispec.Descriptor) (Platf
 	if err != nil {
 		return Platform{}, err
 	}
-	if manifest.isIndex() || manifest.checkConfigType() != nil {
+	if manifest.isIndex() || manifest.checkIsImage() != nil {
 		return Platform{}, nil
 	}
 	raw, err := readChecked(ctx, w.source.blob, *manifest.Config)

@@ -12,9 +12,14 @@ import (
 
 // Prefixes of references to what is not in a registry, as skopeo has them (containers-transports(5)).
 const (
-	registryPrefix = "docker://"
-	layoutPrefix   = "oci:"
-	archivePrefix  = "docker-archive:"
+	registryPrefix   = "docker://"
+	layoutPrefix     = "oci:"
+	ociArchivePrefix = "oci-archive:"
+	archivePrefix    = "docker-archive:"
+	directoryPrefix  = "dir:"
+	daemonPrefix     = "docker-daemon:"
+	storagePrefix    = "containers-storage:"
+	tarPrefix        = "tar:" // banger's own
 )
 
 // parseNamed completes a name by docker's rules: "debian" becomes "docker.io/library/debian:latest". A name with a
@@ -23,25 +28,16 @@ func parseNamed(name string) (reference.Named, error) {
 	named, err := reference.ParseNormalizedNamed(strings.TrimPrefix(name, registryPrefix))
 	if err != nil {
 		err = fmt.Errorf("reading the reference %q: %w", name, err)
-		return nil, fault.New(fault.Usage, err, referenceHint(name))
+		return nil, fault.New(fault.Usage, err, "write it as in debian:bookworm or ghcr.io/owner/image:tag")
 	}
 	return reference.TagNameOnly(named), nil
 }
 
-func referenceHint(name string) string {
-	for _, transport := range []string{"oci-archive:", "dir:", "docker-daemon:", "containers-storage:", "tar:"} {
-		if strings.HasPrefix(name, transport) {
-			return "banger does not read " + transport + " yet; copy it with skopeo to oci:DIR:TAG or docker-archive:FILE"
-		}
-	}
-	return "write it as in debian:bookworm or ghcr.io/owner/image:tag"
-}
-
 // FamiliarName returns docker's short form of a reference to a registry, with the tag ("debian:bookworm",
-// "localhost:5000/debian:bookworm"), or with the digest if there is no tag. false says that ref names a layout or an
-// archive, or nothing at all.
+// "localhost:5000/debian:bookworm"), or with the digest if there is no tag. false says that ref names something that is
+// not in a registry, or nothing at all.
 func FamiliarName(ref string) (string, bool) {
-	if strings.HasPrefix(ref, layoutPrefix) || strings.HasPrefix(ref, archivePrefix) {
+	if _, _, elsewhere := schemeOf(ref); elsewhere {
 		return "", false
 	}
 	named, err := parseNamed(ref)
@@ -59,28 +55,6 @@ func shortName(named reference.Named) string {
 	return reference.FamiliarString(named)
 }
 
-// splitPath splits PATH[:REFERENCE]. As with skopeo, a path has no colon.
-func splitPath(s string) (path, ref string, err error) {
-	path, ref, _ = strings.Cut(s, ":")
-	if path == "" {
-		err := fmt.Errorf("reading the reference: %q begins with no path", s)
-		return "", "", fault.New(fault.Usage, err, "write oci:DIR:TAG or docker-archive:FILE")
-	}
-	return path, ref, nil
-}
-
-// pathReference returns PREFIX:PATH[:REFERENCE] with an absolute path, so that it means the same in every directory.
-func pathReference(prefix, path, ref string) (string, error) {
-	absolute, err := filepath.Abs(path)
-	if err != nil {
-		return "", fmt.Errorf("making the path %q absolute: %w", path, err)
-	}
-	if ref == "" {
-		return prefix + absolute, nil
-	}
-	return prefix + absolute + ":" + ref, nil
-}
-
 // layoutName names an image of a layout. Layouts may be tagged with whole references.
 func layoutName(dir, tag string) string {
 	if strings.ContainsAny(tag, "/:") {
@@ -96,12 +70,15 @@ func layoutName(dir, tag string) string {
 
 // fileName makes the name of a repository from that of a file or directory.
 func fileName(path string) string {
+	if path == stdinPath {
+		return "stdin"
+	}
 	absolute, err := filepath.Abs(path)
 	if err != nil {
 		absolute = path
 	}
 	base := strings.ToLower(filepath.Base(absolute))
-	for _, suffix := range []string{".gz", ".tgz", ".tar", ".docker-save"} {
+	for _, suffix := range []string{".gz", ".tgz", ".zst", ".tzst", ".bz2", ".tar", ".docker-save", ".oci-archive", ".rootfs"} {
 		base = strings.TrimSuffix(base, suffix)
 	}
 	if base = strings.Trim(nameChars(base), "._-"); base == "" {

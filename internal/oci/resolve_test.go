@@ -335,7 +335,11 @@ func TestLayoutWithoutNames(t *testing.T) {
 	c := newContent(t)
 	one := c.layout(c.image("linux/amd64", "one"))
 	platforms := c.layout(c.image("linux/arm64", "arm"), c.image("linux/amd64", "amd"))
-	for ref, want := range map[string]string{"oci:" + one: "one", "oci:" + platforms: "amd"} {
+	alone := c.layout(c.image("linux/amd64", "nameless"), named(c.image("linux/amd64", "alone"), "v1"))
+	both := c.layout(named(c.image("linux/arm64", "arm"), "v1"), named(c.image("linux/amd64", "of v1"), "v1"))
+	for ref, want := range map[string]string{
+		"oci:" + one: "one", "oci:" + platforms: "amd", "oci:" + alone: "alone", "oci:" + both: "of v1", "oci:" + both + ":v1": "of v1",
+	} {
 		if got := texts(t, resolveOK(t, ref, "linux/amd64")); len(got) != 1 || got[0] != want {
 			t.Errorf("Resolve(%q): got %q, want %q", ref, got, want)
 		}

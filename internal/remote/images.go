@@ -19,6 +19,9 @@ func (c *Client) PullImage(ctx context.Context, reference string, options engine
 	if err != nil {
 		return engine.Pulled{}, err
 	}
+	if oci.ReadsStdin(whole) && options.Input != nil {
+		return c.pullInput(ctx, whole, options)
+	}
 	var pulled engine.Pulled
 	err = c.follow(ctx, post(api.Pull{Reference: whole, PullOptions: options}, "images"), &pulled)
 	return pulled, err

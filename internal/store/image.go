@@ -19,10 +19,12 @@ import (
 // Schema is the version of the JSON files of the store.
 const Schema = 1
 
-// diskName is the file system of an image, metaName its description.
+// diskName is the file system of an image, metaName its description, configName the configuration byte for byte, which
+// its digest is of.
 const (
-	diskName = "rootfs.ext4"
-	metaName = "image.json"
+	diskName   = "rootfs.ext4"
+	metaName   = "image.json"
+	configName = "config.json"
 )
 
 // Image describes a published image. An image never changes once it is published.
@@ -68,6 +70,19 @@ func (s *Images) Disk(id string) string { return s.path(id, diskName) }
 // StagedDisk is where Publish expects the disk inside a stage.
 func StagedDisk(stage *Stage) string { return stage.Path("image", diskName) }
 
+// Config returns the image's configuration as it was pulled, byte for byte. Where their file is missing
+// they are those of the description, whose white space is another.
+func (s *Images) Config(image Image) ([]byte, error) {
+	config, err := os.ReadFile(s.path(image.ID, configName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return image.Config, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the configuration of image %s: %w", short(image.ID), err)
+	}
+	return config, nil
+}
+
 // Get returns the image with exactly this id. One that does not exist wraps fs.ErrNotExist; one that cannot be used is
 // fault.Corrupt or, if another version of banger made it, fault.Unsupported.
 func (s *Images) Get(id string) (Image, error) {
@@ -104,8 +119,13 @@ func (s *Images) Publish(ctx context.Context, stage *Stage, image Image) error {
 	if err := jsonfile.Write(filepath.Join(dir, metaName), image); err != nil {
 		return err
 	}
-	if err := fsync.Path(filepath.Join(dir, diskName)); err != nil {
-		return err
+	if err := os.WriteFile(filepath.Join(dir, configName), image.Config, 0o600); err != nil {
+		return fmt.Errorf("writing the configuration of image %s: %w", short(image.ID), err)
+	}
+	for _, name := range []string{configName, diskName} {
+		if err := fsync.Path(filepath.Join(dir, name)); err != nil {
+			return err
+		}
 	}
 	if err := os.MkdirAll(s.path(), 0o700); err != nil {
 		return fmt.Errorf("making the image store: %w", err)
