@@ -14,7 +14,7 @@ import (
 
 func newImage(a *app) *cobra.Command {
 	return group("image", "Pull, list, inspect, export and remove images",
-		newImagePull(a), newImageList(a), newImageInspect(a), newImageExport(a), newImageRemove(a))
+		newImagePull(a), newImageList(a), newImageInspect(a), newImageExport(a), newImageRemove(a), newImagePrune(a))
 }
 
 func newImagePull(a *app) *cobra.Command {
@@ -212,7 +212,7 @@ func newImageExport(a *app) *cobra.Command {
 func newImageRemove(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "rm IMAGE…", Aliases: []string{"remove"}, Short: "Remove images",
-		Long: `Remove images, and the layers that no other image is made of.
+		Long: `Remove images, and the layers that no other image is made of (unless BANGER_LAYER_LIMIT keeps them as a cache).
 
 An image with several names only loses the one given. An image that a VM is made of stays.`,
 		Args:    atLeast("an IMAGE"),

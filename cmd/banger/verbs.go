@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/docker/go-units"
+
 	"github.com/banger-vm/banger/internal/engine"
 	"github.com/banger-vm/banger/internal/guest/exec"
 	"github.com/banger-vm/banger/internal/kernel"
@@ -26,6 +28,8 @@ type verbs interface {
 	InspectImage(ctx context.Context, query string) (engine.ImageDetails, error)
 	ExportImage(ctx context.Context, query, path string) error
 	RemoveImage(ctx context.Context, query string) (removed string, err error)
+	PruneImages(ctx context.Context, options engine.PruneOptions) (engine.PrunedImages, error)
+	DiskUsage(ctx context.Context) (engine.DiskUsage, error)
 
 	ImportKernel(ctx context.Context, name string, from engine.KernelSource) (*kernel.Kernel, error)
 	ListKernels(ctx context.Context) ([]*kernel.Kernel, error)
@@ -99,12 +103,30 @@ func (a *app) localEngine() (*engine.Engine, error) {
 	if err != nil {
 		return nil, err
 	}
+	cache, err := a.layerCache()
+	if err != nil {
+		return nil, err
+	}
 	program, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("finding banger's own program: %w", err)
 	}
 	return engine.New(engine.Config{
 		Home: home, RuntimeDir: a.runtimeDir(), Path: a.getenv("PATH"), Now: time.Now, Report: a.progress.report,
-		Monitor: []string{program, "vm", "monitor"},
+		Monitor: []string{program, "vm", "monitor"}, LayerCache: cache,
 	})
+}
+
+// layerCache is what BANGER_LAYER_LIMIT says of layers that no image is made of.
+func (a *app) layerCache() (engine.LayerCache, error) {
+	text := a.getenv("BANGER_LAYER_LIMIT")
+	if text == "" {
+		return engine.LayerCache{Limit: engine.DefaultLayerLimit}, nil
+	}
+	limit, err := units.RAMInBytes(text)
+	if err != nil || limit < 0 {
+		err := fmt.Errorf("BANGER_LAYER_LIMIT %q is not a size", text)
+		return engine.LayerCache{}, usage(err, "write it like 20GiB, or 0 to keep no layers that no image is made of")
+	}
+	return engine.LayerCache{Limit: limit, KeepRemoved: true}, nil
 }

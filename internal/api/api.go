@@ -67,8 +67,8 @@ type Output struct {
 	Error    *Error `json:"error,omitempty"`     // what kept the rest from coming: the last line
 }
 
-// The requests' bodies. Those of POST /v1/vms, /v1/run and /v1/vms/{vm}/exec are engine.VMOptions, engine.BeginOptions and
-// exec.Command.
+// The requests' bodies. Those of POST /v1/vms, /v1/run, /v1/images/prune and /v1/vms/{vm}/exec are engine.VMOptions,
+// engine.BeginOptions, engine.PruneOptions and exec.Command.
 type (
 	// Pull asks for an image. The path of a layout or an archive is absolute.
 	Pull struct {
@@ -134,6 +134,16 @@ type (
 	Pruned struct {
 		Removed []string `json:"removed"`
 		Error   *Error   `json:"error,omitempty"`
+	}
+	// Usage is what takes how much space.
+	Usage struct {
+		engine.DiskUsage
+		Error *Error `json:"error,omitempty"`
+	}
+	// PrunedImages is what was removed, or would be, and how much space that gives back.
+	PrunedImages struct {
+		engine.PrunedImages
+		Error *Error `json:"error,omitempty"`
 	}
 	// Ports are those that VMs publish.
 	Ports struct {

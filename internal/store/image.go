@@ -137,7 +137,7 @@ func (s *Images) discard(ctx context.Context, id string) error {
 // List returns all images, the newest first. An image that cannot be read is left out and reported in the error, beside
 // the images that can.
 func (s *Images) List() ([]Image, error) {
-	ids, err := s.ids()
+	ids, err := s.IDs()
 	if err != nil {
 		return nil, err
 	}
@@ -155,8 +155,8 @@ func (s *Images) List() ([]Image, error) {
 	return images, errors.Join(broken...)
 }
 
-// ids returns the ids of all images, readable or not.
-func (s *Images) ids() ([]string, error) {
+// IDs returns the ids of all images, readable or not.
+func (s *Images) IDs() ([]string, error) {
 	entries, err := os.ReadDir(s.path())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("listing images: %w", err)
@@ -170,27 +170,34 @@ func (s *Images) ids() ([]string, error) {
 	return ids, nil
 }
 
-// Remove removes an image, readable or not, and all its names.
-func (s *Images) Remove(ctx context.Context, id string) error {
+// Remove removes an image, readable or not, and all its names. check, given the names, may refuse that with an error: it is
+// asked when nobody can name the image or begin to use it (Use) any more.
+func (s *Images) Remove(ctx context.Context, id string, check func(names []string) error) error {
 	held, err := s.LockImage(ctx, id)
 	if err != nil {
 		return err
 	}
 	defer held.Release()
+	unused, err := s.home.Lock(ctx, useOf(id))
+	if err != nil {
+		return err
+	}
+	defer unused.Release()
 	named, err := s.home.Lock(ctx, namesLock)
 	if err != nil {
 		return err
 	}
 	defer named.Release()
-	names, err := s.Names()
+	names, err := s.namesOf(id)
+	if err == nil {
+		err = check(names)
+	}
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
-		if name.ID == id {
-			if err := s.untag(name.Name); err != nil {
-				return err
-			}
+		if err := s.untag(name); err != nil {
+			return err
 		}
 	}
 	return s.discard(ctx, id)
