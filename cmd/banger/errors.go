@@ -51,15 +51,21 @@ func (a *app) exitCode(ctx context.Context, err error) int {
 	if errors.Is(err, syscall.EPIPE) {
 		return exitOfPipe // nobody reads us any more, so there is nobody to tell
 	}
-	_, _ = fmt.Fprintf(a.stderr, "banger: error: %v\n", err)
-	if hint := fault.HintOf(err); hint != "" {
-		_, _ = fmt.Fprintf(a.stderr, "banger: hint: %s\n", hint)
+	if !a.progress.fail(err) {
+		a.printError(err)
 	}
 	var coded codedError
 	if errors.As(err, &coded) {
 		return coded.code
 	}
 	return int(fault.KindOf(err))
+}
+
+func (a *app) printError(err error) {
+	_, _ = fmt.Fprintf(a.stderr, "banger: error: %v\n", err)
+	if hint := fault.HintOf(err); hint != "" {
+		_, _ = fmt.Fprintf(a.stderr, "banger: hint: %s\n", hint)
+	}
 }
 
 // usage marks an error of the command line.

@@ -46,6 +46,9 @@ type Step struct {
 	Detail  string        `json:"detail,omitempty"`
 	Done    bool          `json:"done,omitempty"`
 	Elapsed time.Duration `json:"elapsed_ns,omitempty"` // of a step that is done
+
+	Amount *imagepull.Amount        `json:"amount,omitempty"` // how much of a step that runs is done
+	Layer  *imagepull.LayerProgress `json:"layer,omitempty"`  // how far one layer is, of which alone the line is then
 }
 
 // StepOf returns the step as it is sent.

@@ -16,6 +16,7 @@ import (
 	"github.com/banger-vm/banger/internal/engine"
 	"github.com/banger-vm/banger/internal/guest/exec"
 	"github.com/banger-vm/banger/internal/guest/machine"
+	"github.com/banger-vm/banger/internal/imagepull"
 	"github.com/banger-vm/banger/internal/kernel"
 	"github.com/banger-vm/banger/internal/port"
 	"github.com/banger-vm/banger/internal/store"
@@ -72,7 +73,8 @@ func types() map[string]any {
 		"PrunedItem": engine.PrunedItem{}, "Usage": api.Usage{}, "UsageTotal": engine.UsageTotal{}, "ImageUsage": engine.ImageUsage{},
 		"LayerUsage": engine.LayerUsage{}, "VMUsage": engine.VMUsage{}, "KernelUsage": engine.KernelUsage{},
 		"UnfinishedUsage": engine.UnfinishedUsage{},
-		"Stats":           api.Stats{}, "VMStats": engine.Stats{}, "GuestStats": machine.Stats{},
+		"Amount":          imagepull.Amount{}, "LayerProgress": imagepull.LayerProgress{},
+		"Stats": api.Stats{}, "VMStats": engine.Stats{}, "GuestStats": machine.Stats{},
 	}
 }
 
