@@ -71,9 +71,15 @@ func StagedDisk(stage *Stage) string { return stage.Path("image", diskName) }
 // Get returns the image with exactly this id. One that does not exist wraps fs.ErrNotExist; one that cannot be used is
 // fault.Corrupt or, if another version of banger made it, fault.Unsupported.
 func (s *Images) Get(id string) (Image, error) {
-	if _, err := os.Stat(s.path(id)); err != nil {
-		return Image{}, fmt.Errorf("reading image %s: %w", short(id), err)
+	image, err := s.get(id)
+	if _, missing := os.Stat(s.path(id)); missing != nil {
+		return Image{}, fmt.Errorf("reading image %s: %w", short(id), missing) // also where it was removed just now
 	}
+	return image, err
+}
+
+// get reads the image of a directory that is there.
+func (s *Images) get(id string) (Image, error) {
 	var image Image
 	if err := jsonfile.Read(s.path(id, metaName), &image); err != nil {
 		return Image{}, damaged(id, err.Error())
@@ -145,6 +151,9 @@ func (s *Images) List() ([]Image, error) {
 	var broken []error
 	for _, id := range ids {
 		image, err := s.Get(id)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // it was removed meanwhile
+		}
 		if err != nil {
 			broken = append(broken, err)
 			continue

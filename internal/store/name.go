@@ -69,7 +69,11 @@ func (s *Images) Names() ([]Name, error) {
 			continue
 		}
 		var name Name
-		if err := jsonfile.Read(s.path(namesDir, entry.Name()), &name); err != nil {
+		err := jsonfile.Read(s.path(namesDir, entry.Name()), &name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // it was removed meanwhile
+		}
+		if err != nil {
 			return nil, err
 		}
 		names = append(names, name)
