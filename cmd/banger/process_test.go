@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/banger-vm/banger/internal/engine"
+	"github.com/banger-vm/banger/internal/imagepull"
 )
 
 // asBanger is the variable that makes the test's program be banger.
@@ -132,6 +133,37 @@ func TestManyProcesses(t *testing.T) {
 			t.Errorf("after all, %s is left", files)
 		}
 	}
+}
+
+// TestPruneInTheMiddle: what a pull has brought into the store stays while it makes its image, whatever others do.
+func TestPruneInTheMiddle(t *testing.T) {
+	dir := t.TempDir()
+	home := filepath.Join(dir, "home")
+	one, two := saved(t, dir, "one", 1, 1, 2), saved(t, dir, "two", 1, 1, 3)
+	mustRun(t, home, "image", "pull", two)
+	pruned := 0
+	e, err := engine.New(engine.Config{
+		Home: home, RuntimeDir: filepath.Join(dir, "run"), Now: time.Now,
+		Report: func(step imagepull.Step) {
+			if step.Done && step.Name != "Pull" || step.Layer != nil {
+				return
+			}
+			mustRun(t, home, "image", "rm", "two:1")
+			mustRun(t, home, "image", "prune", "--force", "--all")
+			mustRun(t, home, "image", "pull", two)
+			pruned++
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.PullImage(t.Context(), one, engine.PullOptions{}); err != nil {
+		t.Fatalf("a pull during which others prune and remove: %v", err)
+	}
+	if pruned < 4 {
+		t.Errorf("the pull had %d moments in which others could prune", pruned)
+	}
+	checkShelf(t, home)
 }
 
 // worked runs banger, and kills it now and then in the middle. A failure is one of the test unless it says what is allowed.
