@@ -25,27 +25,33 @@ func (b *layerBars) set(layer imagepull.LayerProgress) {
 	b.layers = append(b.layers, layer)
 }
 
-// lines are the lines for a terminal of that size: the step and, as far as they fit, the layers. Those that something
-// happens to come first.
+// maxShown is how many layers are shown. More than a few tell nobody more, and when a terminal becomes narrower, many lines
+// that it wraps anew would leave it at the top, where they cannot be taken away.
+const maxShown = 8
+
+// lines are the lines for a terminal of that size: the step and the layers to which something happens, as far as they fit,
+// and how many others are to come.
 func (b *layerBars) lines(columns, rows int) []string {
-	lines := []string{b.head()}
-	var active, waiting []string
+	var active []string
+	waiting := 0
 	for _, layer := range b.layers {
 		switch layer.State {
 		case imagepull.LayerWaiting:
-			waiting = append(waiting, layerLine(layer, columns))
+			waiting++
 		case imagepull.LayerDownloading, imagepull.LayerUnpacking:
 			active = append(active, layerLine(layer, columns))
 		}
 	}
-	room := max(0, rows-2-len(lines)) // the cursor has a row of its own, and one is left of what was there before
-	rest := append(active, waiting...)
-	if len(rest) > room {
-		kept := max(0, room-1)
-		more := fmt.Sprintf("  and %d more", len(rest)-kept)
-		rest = append(rest[:kept:kept], more)
+	room := max(0, min(maxShown, rows-4)) // the step, the last line, the cursor, and one row of what was there before
+	if len(active) > room {
+		waiting += len(active) - room
+		active = active[:room]
 	}
-	return append(lines, rest[:min(room, len(rest))]...)
+	lines := append([]string{b.head()}, active...)
+	if waiting > 0 && rows > 3 {
+		lines = append(lines, fmt.Sprintf("  and %d more", waiting))
+	}
+	return lines
 }
 
 // head is the line of the step.
@@ -76,20 +82,16 @@ const (
 
 // layerLine is the line of one layer. A terminal that is too narrow for all of it first loses the bar.
 func layerLine(layer imagepull.LayerProgress, columns int) string {
-	name := fmt.Sprintf("  %-12s  ", shortDigest(layer.Digest))
-	switch layer.State {
-	case imagepull.LayerDownloading:
-	case imagepull.LayerWaiting:
-		return strings.TrimRight(fmt.Sprintf("%s%-11s  %s", name, layer.State, sizeOf(layer.Total)), " ")
-	default:
-		return name + string(layer.State)
+	name := fmt.Sprintf("  %-12s  %s", shortDigest(layer.Digest), layer.State)
+	if layer.State != imagepull.LayerDownloading {
+		return name
 	}
 	words := strings.Join(amountWords(layer.Amount), "  ")
-	room := columns - len(name) - len("downloading  [] ") - len(words)
+	room := columns - len(name) - len("  [] ") - len(words)
 	if layer.Total <= 0 || room < minBar {
-		return fmt.Sprintf("%s%-11s  %s", name, layer.State, words)
+		return name + "  " + words
 	}
-	return fmt.Sprintf("%s%-11s  %s %s", name, layer.State, bar(layer.Amount, min(room, maxBar)), words)
+	return fmt.Sprintf("%s  %s %s", name, bar(layer.Amount, min(room, maxBar)), words)
 }
 
 // bar shows a part of a whole as [===>    ], with width columns between the brackets.

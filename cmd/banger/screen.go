@@ -1,8 +1,8 @@
 package main
 
 import (
-	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -10,30 +10,35 @@ import (
 // screen shows some lines at the end of what is on a terminal, and replaces them. Below them is an empty line, where the
 // cursor waits: what the terminal itself prints there, such as ^C, is replaced as well.
 type screen struct {
-	out   io.Writer
-	size  func() (columns, rows int) // of the terminal, at the moment
-	shown []string
+	out     io.Writer
+	size    func() (columns, rows int) // of the terminal, at the moment
+	shown   []string
+	columns int // of the terminal when they were written
 }
 
-// show replaces the lines. Each is cut to the terminal's width; there must be fewer than the terminal has rows.
+// show replaces the lines. Each is cut to the terminal's width; there must be fewer than the terminal has rows. What is there
+// already is left alone: some terminals wrap lines anew before they tell their size, and a line that is written between the
+// two would be in the wrong place.
 func (s *screen) show(lines []string) {
-	if len(s.shown) == 0 && len(lines) == 0 {
+	columns, _ := s.size()
+	fitting := make([]string, len(lines))
+	for n, line := range lines {
+		fitting[n] = cut(line, columns)
+	}
+	if slices.Equal(fitting, s.shown) && (columns == s.columns || len(lines) == 0) {
 		return
 	}
-	columns, _ := s.size()
-	var text strings.Builder
-	text.WriteString(s.erase(columns))
-	s.shown = s.shown[:0]
-	for _, line := range lines {
-		line = cut(line, columns)
-		s.shown = append(s.shown, line)
-		text.WriteString(line + "\n")
+	text := s.erase(columns)
+	for _, line := range fitting {
+		text += line + "\n"
 	}
-	_, _ = io.WriteString(s.out, text.String()) // at once, so that nothing flickers
+	s.shown, s.columns = fitting, columns
+	_, _ = io.WriteString(s.out, text) // at once, so that nothing flickers
 }
 
-// erase takes the lines away (ECMA-48: CUU, cursor up, and ED, erase to the end). Terminals wrap lines anew when they
-// become narrower, so that a line may take several rows by now.
+// erase takes the lines away, row by row (ECMA-48: CUU, cursor up, and EL, erase in line): what erases the whole screen at
+// once has tmux keep it in its history. Terminals wrap lines anew when they become narrower, so that a line may take several
+// rows by now.
 func (s *screen) erase(columns int) string {
 	rows := 0
 	for _, line := range s.shown {
@@ -42,7 +47,7 @@ func (s *screen) erase(columns int) string {
 	if rows == 0 {
 		return ""
 	}
-	return fmt.Sprintf("\r\x1b[%dA\x1b[J", rows)
+	return "\r\x1b[2K" + strings.Repeat("\x1b[A\x1b[2K", rows)
 }
 
 // cut shortens a line to a number of columns.
