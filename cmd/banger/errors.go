@@ -45,7 +45,9 @@ func (a *app) exitCode(ctx context.Context, err error) int {
 		return int(guest)
 	}
 	if errors.Is(context.Cause(ctx), errInterrupted) {
-		_, _ = fmt.Fprintln(a.stderr, "banger: interrupted; nothing was left half-made")
+		if !a.progress.fail(fault.New(fault.Interrupted, errInterrupted, "")) {
+			_, _ = fmt.Fprintln(a.stderr, "banger: interrupted; nothing was left half-made")
+		}
 		return int(fault.Interrupted)
 	}
 	if errors.Is(err, syscall.EPIPE) {

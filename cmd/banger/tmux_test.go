@@ -211,3 +211,33 @@ func TestCtrlCOnTerminal(t *testing.T) {
 		t.Errorf("after Ctrl-C the terminal shows\n%s\nwant\n%s", strings.Join(lines, "\n"), strings.Join(want, "\n"))
 	}
 }
+
+// TestPruneAsks: on a terminal, nothing is removed before somebody has said yes.
+func TestPruneAsks(t *testing.T) {
+	dir := t.TempDir()
+	home := filepath.Join(dir, "home")
+	mustRun(t, home, "image", "pull", saved(t, dir, "one", 1, 1))
+	for _, c := range []struct {
+		keys []string
+		code string
+		left int
+	}{
+		{[]string{"n", "Enter"}, "exit code 0", 1},
+		{[]string{"Enter"}, "exit code 0", 1},
+		{[]string{"C-d"}, "exit code 0", 1},
+		{[]string{"C-c"}, "exit code 130", 1},
+		{[]string{"y", "Enter"}, "exit code 0", 0},
+	} {
+		s := onTmux(t, 80, 12, home, "image", "prune", "--all")
+		s.shows("the question", func(lines []string) bool { return count(lines, "continue? [y/N]") == 1 })
+		s.tmux(nil, append([]string{"send-keys"}, c.keys...)...)
+		lines := s.own(s.shows("the end", func(lines []string) bool { return count(lines, "exit code") == 1 }))
+		images, _ := filepath.Glob(filepath.Join(home, "images", "????????*"))
+		if len(images) != c.left || count(lines, c.code) != 1 || (count(lines, "reclaimed space") == 0) != (c.left == 1) {
+			t.Errorf("after %v, %d images are left, want %d and the %s:\n%s", c.keys, len(images), c.left, c.code, strings.Join(lines, "\n"))
+		}
+	}
+	if s := runProcess(t, home, "image", "prune"); s.code != 0 || s.stderr != "" || s.stdout != "Total reclaimed space: 0B\n" {
+		t.Errorf("without a terminal: exit code %d, %q and %q, want no question", s.code, s.stdout, s.stderr)
+	}
+}
