@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,10 +31,10 @@ type slowRegistry struct {
 func newSlowRegistry(t *testing.T, layers int) slowRegistry {
 	t.Helper()
 	gate := make(chan struct{})
-	pushed := false
+	var pushed atomic.Bool
 	inner := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if pushed && r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") {
+		if pushed.Load() && r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") {
 			w = &halfWriter{ResponseWriter: w, gate: gate, request: r}
 		}
 		inner.ServeHTTP(w, r)
@@ -50,7 +51,7 @@ func newSlowRegistry(t *testing.T, layers int) slowRegistry {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pushed = true
+	pushed.Store(true)
 	slow := slowRegistry{reference: reference.String(), release: sync.OnceFunc(func() { close(gate) })}
 	t.Cleanup(slow.release)
 	return slow
