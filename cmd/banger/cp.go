@@ -152,7 +152,7 @@ type copyProgress struct {
 }
 
 func (a *app) newCopyProgress(quiet bool) *copyProgress {
-	a.progress.quiet = quiet || !a.progress.terminal
+	a.progress.quiet = a.progress.quiet || quiet || !a.progress.terminal
 	return &copyProgress{progress: a.progress}
 }
 

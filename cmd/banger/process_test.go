@@ -244,6 +244,50 @@ func TestPullSeveral(t *testing.T) {
 	}
 }
 
+// TestLayerLimit: BANGER_LAYER_LIMIT keeps the layers of images that are removed, the most recently used ones.
+func TestLayerLimit(t *testing.T) {
+	dir := t.TempDir()
+	home := filepath.Join(dir, "home")
+	references := []string{saved(t, dir, "one", 100, 1), saved(t, dir, "two", 100, 2), saved(t, dir, "three", 100, 3)}
+	limited := func(limit string, args ...string) said {
+		t.Helper()
+		cmd := process(t.Context(), home, args...)
+		cmd.Env = append(cmd.Env, "BANGER_LAYER_LIMIT="+limit)
+		out, _ := cmd.CombinedOutput()
+		return said{stdout: string(out), code: cmd.ProcessState.ExitCode()}
+	}
+	layers := func() int {
+		files, _ := filepath.Glob(filepath.Join(home, "layers", "sha256", "*"))
+		return len(files)
+	}
+	for _, step := range []struct {
+		limit string
+		args  []string
+		left  int
+	}{
+		{"", append([]string{"image", "pull"}, references...), 3},
+		{"", []string{"image", "rm", "one:1"}, 2},
+		{"1GiB", []string{"image", "rm", "two:1"}, 2},
+		{"1GiB", []string{"image", "pull", references[0]}, 3},
+		{"1GiB", []string{"image", "rm", "one:1", "three:1"}, 3},
+		{"250KiB", []string{"image", "pull", references[2]}, 3}, // two of 104 KiB that nothing needs
+		{"150KiB", []string{"image", "pull", "--size", "70MiB", references[2]}, 2},
+		{"0", []string{"image", "pull", "--size", "80MiB", references[2]}, 1},
+		{"0", []string{"image", "prune", "--force", "--all"}, 0},
+	} {
+		got := limited(step.limit, step.args...)
+		if got.code != 0 || layers() != step.left {
+			t.Fatalf("%v with the limit %q: exit code %d, and %d layers are left, want %d\n%s", step.args, step.limit, got.code, layers(), step.left, got.stdout)
+		}
+	}
+	for _, wrong := range []string{"much", "-1", "5 apples"} {
+		got := limited(wrong, "image", "ls")
+		if got.code != 2 || !strings.Contains(got.stdout, "BANGER_LAYER_LIMIT") {
+			t.Errorf("the limit %q: exit code %d\n%s", wrong, got.code, got.stdout)
+		}
+	}
+}
+
 // TestProgressModes: what --progress and BANGER_PROGRESS have on standard error.
 func TestProgressModes(t *testing.T) {
 	dir := t.TempDir()

@@ -46,7 +46,9 @@ func (e *Engine) PullImage(ctx context.Context, reference string, options PullOp
 		return Pulled{}, err
 	}
 	defer func() { err = errors.Join(err, temp.Close()) }()
+	found := e.steps().Announce("Resolve", reference)
 	plan, err := e.planPull(ctx, reference, temp.Dir, options)
+	found()
 	if err != nil {
 		return Pulled{}, noSpace(err)
 	}
@@ -163,7 +165,9 @@ func (p *pullPlan) layers() []string {
 
 // ensureImage names the planned image, which it builds if it is not there. Whoever comes second waits for the first.
 func (e *Engine) ensureImage(ctx context.Context, plan *pullPlan) (Pulled, error) {
+	begun := e.steps().Announce("Wait", "another process makes or removes this image")
 	held, err := e.images.LockImage(ctx, plan.id())
+	begun()
 	if err != nil {
 		return Pulled{}, err
 	}

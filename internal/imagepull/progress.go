@@ -68,6 +68,15 @@ func (s Steps) Run(name string, run func() (string, error)) error {
 	return nil
 }
 
+// announceAfter is how long something lasts before it is worth a word.
+const announceAfter = 500 * time.Millisecond
+
+// Announce reports, again and again, that something goes on that is no step of its own, once it has lasted for a while and
+// until the returned function is called. Nothing else is to be reported meanwhile.
+func (s Steps) Announce(name, detail string) (stop func()) {
+	return every(announceAfter, func() { s.Report(Step{Name: name, Detail: detail}) })
+}
+
 // RunOnFile is Run for a step that writes total bytes to the file at path, which shows how far it is: by the space that the
 // file takes.
 func (s Steps) RunOnFile(name, path string, total int64, run func() (string, error)) error {

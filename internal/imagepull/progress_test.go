@@ -209,6 +209,21 @@ func TestUnknownSizes(t *testing.T) {
 	}
 }
 
+// TestAnnounce: only what lasts is announced, and nothing once it has ended.
+func TestAnnounce(t *testing.T) {
+	var r reports
+	steps := Steps{Now: time.Now, Report: r.report}
+	steps.Announce("Short", "")()
+	stop := steps.Announce("Long", "why")
+	time.Sleep(announceAfter * 3 / 2)
+	stop()
+	n := len(r.steps)
+	time.Sleep(announceAfter * 3 / 2)
+	if n != 1 || len(r.steps) != n || r.steps[0] != (Step{Name: "Long", Detail: "why"}) {
+		t.Errorf("announced were %+v", r.steps)
+	}
+}
+
 // TestRunOnFile: how far a step is shows by what its file takes.
 func TestRunOnFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "file")
