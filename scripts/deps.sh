@@ -40,7 +40,7 @@ for purpose in "${@:-build}"; do
       image; want docker-registry docker-registry; want skopeo skopeo; want curl curl
       want umoci umoci; want gcc gcc; want cpio cpio; want zstd zstd; want xz xz-utils; want lz4 lz4; want bzip2 bzip2; want ar binutils
       want setcap libcap2-bin; want getfattr attr; want getfacl acl; want pgrep procps; want dpkg-deb dpkg; want depmod kmod
-      want ssh openssh-client; want rsync rsync; want podman podman
+      want ssh openssh-client; want rsync rsync; want podman podman; want tmux tmux
       [ -e /usr/lib/openssh/sftp-server ] || missing+=(openssh-sftp-server)
       # The race detector links against the C library.
       [ -e /usr/include/stdlib.h ] || missing+=(libc6-dev)

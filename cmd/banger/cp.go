@@ -152,7 +152,7 @@ type copyProgress struct {
 }
 
 func (a *app) newCopyProgress(quiet bool) *copyProgress {
-	a.progress.quiet = quiet || !a.progress.terminal
+	a.progress.quiet = a.progress.quiet || quiet || !a.progress.terminal
 	return &copyProgress{progress: a.progress}
 }
 
@@ -161,9 +161,8 @@ func (p *copyProgress) report(bytes int64) {
 	if p.quiet || time.Since(p.last) < 100*time.Millisecond {
 		return
 	}
-	p.clear()
-	_, _ = fmt.Fprintf(p.out, "Copying… %s", units.BytesSize(float64(bytes)))
-	p.last, p.pending = time.Now(), true
+	p.show("Copying… " + units.BytesSize(float64(bytes)))
+	p.last = time.Now()
 }
 
 // done shows what has been copied, and always what could not be kept.

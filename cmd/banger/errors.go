@@ -56,21 +56,29 @@ func (a *app) exitCode(ctx context.Context, err error) int {
 		return exitOfDifference
 	}
 	if errors.Is(context.Cause(ctx), errInterrupted) {
-		_, _ = fmt.Fprintln(a.stderr, "banger: interrupted; nothing was left half-made")
+		if !a.progress.fail(fault.New(fault.Interrupted, errInterrupted, "")) {
+			_, _ = fmt.Fprintln(a.stderr, "banger: interrupted; nothing was left half-made")
+		}
 		return int(fault.Interrupted)
 	}
 	if errors.Is(err, syscall.EPIPE) {
 		return exitOfPipe // nobody reads us any more, so there is nobody to tell
 	}
-	_, _ = fmt.Fprintf(a.stderr, "banger: error: %v\n", err)
-	if hint := fault.HintOf(err); hint != "" {
-		_, _ = fmt.Fprintf(a.stderr, "banger: hint: %s\n", hint)
+	if !a.progress.fail(err) {
+		a.printError(err)
 	}
 	var coded codedError
 	if errors.As(err, &coded) {
 		return coded.code
 	}
 	return int(fault.KindOf(err))
+}
+
+func (a *app) printError(err error) {
+	_, _ = fmt.Fprintf(a.stderr, "banger: error: %v\n", err)
+	if hint := fault.HintOf(err); hint != "" {
+		_, _ = fmt.Fprintf(a.stderr, "banger: hint: %s\n", hint)
+	}
 }
 
 // usage marks an error of the command line.

@@ -15,18 +15,17 @@ import (
 )
 
 func newImage(a *app) *cobra.Command {
-	return group("image", "Pull, list, inspect, read, compare, export, save and remove images",
+	return group("image", "Pull, list, inspect, read, compare, export, save, remove and prune images",
 		newImagePull(a), newImageList(a), newImageInspect(a), newImageFiles(a), newImageCat(a), newImageDiff(a),
-		newImageExport(a), newImageSave(a), newImageRemove(a))
+		newImageExport(a), newImageSave(a), newImageRemove(a), newImagePrune(a))
 }
 
 func newImagePull(a *app) *cobra.Command {
-	var options engine.PullOptions
-	var size string
+	var flags pull
 	cmd := &cobra.Command{
-		Use:   "pull REFERENCE",
-		Short: "Pull a container image and turn it into a bootable disk",
-		Long: `Pull a container image and turn it into a bootable ext4 disk.
+		Use:   "pull REFERENCE…",
+		Short: "Pull container images and turn them into bootable disks",
+		Long: `Pull container images and turn them into bootable ext4 disks.
 
 REFERENCE is an image of a registry, as docker and podman write it, or one of
 
@@ -38,31 +37,44 @@ REFERENCE is an image of a registry, as docker and podman write it, or one of
   tar:FILE                    a root file system, which becomes an image of one layer
 
 FILE may be compressed with gzip, zstd or bzip2, and may be - for the standard input. The same image with the same options
-is made only once.`,
+is made only once. Of several images, one that cannot be pulled does not stop the rest; the exit code is that of the first
+failure.
+
+On a terminal, a bar shows how far each layer is. With -q, only the digest of each image is printed.`,
 		Example: `  banger image pull debian:bookworm
+  banger image pull alpine debian:bookworm --progress plain
   banger image pull ghcr.io/owner/image@sha256:9ecc…
   banger image pull docker-archive:alpine.tar.gz --name alpine
   banger image pull oci:layout:v1 --name mine --size 4GiB
   docker save mine | banger image pull docker-archive:-
   mmdebstrap bookworm | banger image pull tar:- --name bookworm`,
-		Args: exactly("a REFERENCE"),
+		Args: atLeast("a REFERENCE"),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			if options.Size, err = parseSize("--size", size); err != nil {
+			if flags.Size, err = parseSize("--size", flags.size); err != nil {
 				return err
 			}
 			if !isTerminal(a.stdin) {
-				options.Input = a.stdin
+				flags.Input = a.stdin
 			}
-			return a.imagePull(cmd.Context(), args[0], options)
+			return a.imagePull(cmd.Context(), args, flags)
 		},
 	}
-	flags := cmd.Flags()
-	flags.StringVar(&options.Name, "name", "", "name of the image here (default: the reference's)")
-	flags.StringVar(&size, "size", "", "size of the disk, such as 4GiB (default: the content and room to work)")
-	flags.StringVar(&options.Platform, "platform", "linux/amd64", "os/architecture to choose from a multi-platform image")
-	flags.StringVar(&options.Builder, "builder", "native", "what writes the file system: native, or mkfs (needs e2fsprogs)")
-	flags.BoolVar(&options.NoGuest, "no-guest", false, "leave the image as it is, without banger's agent, which only linux/amd64 images get")
+	set := cmd.Flags()
+	set.StringVar(&flags.Name, "name", "", "name of the image here (default: the reference's)")
+	set.StringVar(&flags.size, "size", "", "size of the disk, such as 4GiB (default: the content and room to work)")
+	set.StringVar(&flags.Platform, "platform", "linux/amd64", "os/architecture to choose from a multi-platform image")
+	set.StringVar(&flags.Builder, "builder", "native", "what writes the file system: native, or mkfs (needs e2fsprogs)")
+	set.BoolVar(&flags.NoGuest, "no-guest", false, "leave the image as it is, without banger's agent, which only linux/amd64 images get")
+	set.BoolVarP(&flags.quiet, "quiet", "q", false, "print nothing but the digest")
+	set.BoolVar(&flags.json, "json", false, "print JSON")
 	return cmd
+}
+
+// pull are the flags of `image pull`.
+type pull struct {
+	engine.PullOptions
+	size        string
+	quiet, json bool
 }
 
 func parseSize(flag, text string) (int64, error) {
@@ -76,22 +88,52 @@ func parseSize(flag, text string) (int64, error) {
 	return size, nil
 }
 
-func (a *app) imagePull(ctx context.Context, reference string, options engine.PullOptions) error {
+func (a *app) imagePull(ctx context.Context, references []string, flags pull) error {
+	if flags.Name != "" && len(references) > 1 {
+		return usage(fmt.Errorf("--name %q is one name for %d images", flags.Name, len(references)), "pull them one at a time")
+	}
+	a.progress.quiet = a.progress.quiet || flags.quiet
 	e, err := a.engine()
 	if err != nil {
 		return err
 	}
-	pulled, err := e.PullImage(ctx, reference, options)
-	if err != nil {
-		return err
+	pulled := []engine.Pulled{}
+	failed := a.each(references, func(reference string) (string, error) {
+		if ctx.Err() != nil {
+			return "", context.Cause(ctx)
+		}
+		if len(references) > 1 {
+			a.progress.begin(reference)
+		}
+		p, err := e.PullImage(ctx, reference, flags.PullOptions)
+		a.progress.clear()
+		if err == nil {
+			pulled = append(pulled, p)
+		}
+		return flags.describe(p), err
+	})
+	if flags.json {
+		failed = errors.Join(a.printJSON(struct {
+			Schema int             `json:"schema"`
+			Pulled []engine.Pulled `json:"pulled"`
+		}{1, pulled}), failed)
+	}
+	return failed
+}
+
+// describe is what is printed of an image that was pulled; "" with JSON, which has all of them.
+func (f pull) describe(p engine.Pulled) string {
+	switch {
+	case f.json:
+		return ""
+	case f.quiet:
+		return p.Image.Digest
 	}
 	state := "up to date"
-	if pulled.Fresh {
-		state = units.BytesSize(float64(pulled.Image.Size)) + " disk"
+	if p.Fresh {
+		state = units.BytesSize(float64(p.Image.Size)) + " disk"
 	}
-	a.progress.clear()
-	_, err = fmt.Fprintf(a.stdout, "%s  %s  %s\n", pulled.Name, shortID(pulled.Image.ID), state)
-	return err
+	return fmt.Sprintf("%s  %s  %s", p.Name, shortID(p.Image.ID), state)
 }
 
 func shortID(id string) string { return id[:min(12, len(id))] }
@@ -269,7 +311,7 @@ func (a *app) imageSave(ctx context.Context, images []string, format, path strin
 func newImageRemove(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "rm IMAGE…", Aliases: []string{"remove"}, Short: "Remove images",
-		Long: `Remove images, and the layers that no other image is made of.
+		Long: `Remove images, and the layers that no other image is made of (unless BANGER_LAYER_LIMIT keeps them as a cache).
 
 An image with several names only loses the one given. An image that a VM is made of stays.`,
 		Args:    atLeast("an IMAGE"),

@@ -17,7 +17,7 @@ func (a *app) printJSON(value any) error {
 	return encoder.Encode(value)
 }
 
-// each does something to each name and prints what it gives. One that fails does not stop the rest.
+// each does something to each name and prints what it gives, if anything. One that fails does not stop the rest.
 func (a *app) each(names []string, do func(string) (string, error)) error {
 	var failed []error
 	for _, name := range names {
@@ -26,7 +26,9 @@ func (a *app) each(names []string, do func(string) (string, error)) error {
 			failed = append(failed, err)
 			continue
 		}
-		_, _ = fmt.Fprintln(a.stdout, done)
+		if done != "" {
+			_, _ = fmt.Fprintln(a.stdout, done)
+		}
 	}
 	return joined(failed)
 }

@@ -33,6 +33,7 @@ type app struct {
 	system
 	progress *progress
 	host     string // the flag --host
+	shown    string // the flag --progress
 }
 
 // execute runs one command line to its end and returns the exit code.
@@ -64,11 +65,16 @@ As with docker, pull, images, run, exec and ps are short for image pull, image l
 		SilenceUsage:  true,
 		Args:          noSuchCommand,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			return a.progress.choose(a.shown, a.getenv("BANGER_PROGRESS"))
+		},
 	}
 	root.SetFlagErrorFunc(flagError)
 	root.PersistentFlags().StringVar(&a.host, "host", "",
 		"unix:///PATH of the socket of a banger daemon, which does the work (default: $BANGER_HOST, or do it here)")
-	root.AddCommand(newImage(a), newKernel(a), newVM(a), newSSHConfig(a), newDaemon(a), newDoctor(a), newVersion(a))
+	root.PersistentFlags().StringVar(&a.shown, "progress", "",
+		"how steps are shown: auto, tty (bars), plain (lines), json (lines for programs) or none (default: $BANGER_PROGRESS, or auto)")
+	root.AddCommand(newImage(a), newKernel(a), newVM(a), newSSHConfig(a), newSystem(a), newDaemon(a), newDoctor(a), newVersion(a))
 	for _, short := range []*cobra.Command{newImagePull(a), newVMRun(a), newShortImages(a), newShortList(a), newVMExec(a)} {
 		short.Hidden = true
 		root.AddCommand(short)

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/docker/go-units"
+
 	"github.com/banger-vm/banger/internal/engine"
 	"github.com/banger-vm/banger/internal/guest/exec"
 	"github.com/banger-vm/banger/internal/kernel"
@@ -30,6 +32,8 @@ type verbs interface {
 	ListFiles(ctx context.Context, query string, options engine.FileOptions, visit func(engine.File) error) error
 	CatFile(ctx context.Context, query, path string, to io.Writer) error
 	DiffImages(ctx context.Context, from, to string, options engine.DiffOptions, visit func(engine.Change) error) error
+	PruneImages(ctx context.Context, options engine.PruneOptions) (engine.PrunedImages, error)
+	DiskUsage(ctx context.Context) (engine.DiskUsage, error)
 
 	ImportKernel(ctx context.Context, name string, from engine.KernelSource) (*kernel.Kernel, error)
 	ListKernels(ctx context.Context) ([]*kernel.Kernel, error)
@@ -103,12 +107,30 @@ func (a *app) localEngine() (*engine.Engine, error) {
 	if err != nil {
 		return nil, err
 	}
+	cache, err := a.layerCache()
+	if err != nil {
+		return nil, err
+	}
 	program, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("finding banger's own program: %w", err)
 	}
 	return engine.New(engine.Config{
 		Home: home, RuntimeDir: a.runtimeDir(), Path: a.getenv("PATH"), Now: time.Now, Report: a.progress.report,
-		Monitor: []string{program, "vm", "monitor"},
+		Monitor: []string{program, "vm", "monitor"}, LayerCache: cache,
 	})
+}
+
+// layerCache is what BANGER_LAYER_LIMIT says of layers that no image is made of.
+func (a *app) layerCache() (engine.LayerCache, error) {
+	text := a.getenv("BANGER_LAYER_LIMIT")
+	if text == "" {
+		return engine.LayerCache{Limit: engine.DefaultLayerLimit}, nil
+	}
+	limit, err := units.RAMInBytes(text)
+	if err != nil || limit < 0 {
+		err := fmt.Errorf("BANGER_LAYER_LIMIT %q is not a size", text)
+		return engine.LayerCache{}, usage(err, "write it like 20GiB, or 0 to keep no layers that no image is made of")
+	}
+	return engine.LayerCache{Limit: limit, KeepRemoved: true}, nil
 }

@@ -29,8 +29,8 @@ import (
 func TestVerbs(t *testing.T) {
 	for name, check := range map[string]func(*world){
 		"images": checkImages, "files": checkFiles, "contents": checkContents, "differences": checkDifferences,
-		"damaged images": checkDamage, "pulls that fail": checkBadPulls, "archives": checkArchives, "input": checkInput,
-		"kernels": checkKernels, "VMs": checkVMs,
+		"damaged images": checkDamage, "housekeeping": checkHousekeeping, "pulls that fail": checkBadPulls,
+		"archives": checkArchives, "input": checkInput, "kernels": checkKernels, "VMs": checkVMs,
 		"VMs that do not run": checkStopped, "VMs that are not there": checkUnknown, "broken VM": checkBroken,
 		"commands": checkCommands, "detached command": checkDetached, "stream": checkStream, "logs": checkLogs,
 		"doctor": checkDoctor, "cancelled": checkCancelled, "runs that fail": checkBadRuns,
@@ -95,6 +95,56 @@ func checkImages(w *world) {
 	w.fails("inspecting what is gone", err, fault.NotFound, "local/motd:1")
 	_, err = w.verbs.RemoveImage(ctx, "a/b/c")
 	w.fails("removing what never was", err, fault.NotFound, "a/b/c")
+}
+
+// checkHousekeeping: what takes space, and what is removed of it.
+func checkHousekeeping(w *world) {
+	ctx := w.Context()
+	nothing, err := w.verbs.DiskUsage(ctx)
+	w.must("measuring nothing", err)
+	w.gave("an empty home", nothing)
+	archive := w.archive("motd.tar")
+	for _, options := range []engine.PullOptions{{Name: "x", Size: 128 << 20}, {Name: "x", Size: 64 << 20}, {Name: "of-vm", Size: 100 << 20}} {
+		_, err := w.verbs.PullImage(ctx, "docker-archive:"+archive, options)
+		w.must("pulling", err)
+	}
+	images, err := w.verbs.ListImages(ctx)
+	w.must("listing", err)
+	for _, image := range images {
+		if slices.Contains(image.Names, "of-vm") {
+			w.publishedOf("web", image.ID)
+		}
+	}
+	used, err := w.verbs.DiskUsage(ctx)
+	w.must("measuring", err)
+	for i := range used.Layers {
+		used.Layers[i].LastUse = time.Time{} // of the file system
+	}
+	w.gave("used", used)
+	for _, c := range []struct {
+		options engine.PruneOptions
+		images  int
+		layers  int
+	}{
+		{engine.PruneOptions{Until: time.Unix(1, 0)}, 0, 0},
+		{engine.PruneOptions{DryRun: true}, 1, 0},
+		{engine.PruneOptions{}, 1, 0},
+		{engine.PruneOptions{All: true, DryRun: true}, 1, 0},
+		{engine.PruneOptions{All: true}, 1, 0},
+		{engine.PruneOptions{All: true}, 0, 0},
+	} {
+		pruned, err := w.verbs.PruneImages(ctx, c.options)
+		w.must("pruning", err)
+		w.gave("pruned", pruned)
+		if len(pruned.Images) != c.images || len(pruned.Layers) != c.layers || pruned.Images == nil || pruned.Partial == nil {
+			w.Errorf("pruning with %+v removed %+v", c.options, pruned)
+		}
+	}
+	w.must("spoiling the VM", os.WriteFile(filepath.Join(w.home, "vms", "web", instance.ConfigFile), []byte("{"), 0o600))
+	_, err = w.verbs.DiskUsage(ctx)
+	w.fails("measuring a broken VM", err, fault.Corrupt, "web")
+	_, err = w.verbs.PruneImages(ctx, engine.PruneOptions{All: true})
+	w.fails("pruning with a broken VM", err, fault.Corrupt, "web")
 }
 
 // exported checks that an export has the digest that the image is said to have.

@@ -177,7 +177,7 @@ func (a *app) vmOptions(cmd *cobra.Command, args []string, f vmFlags) (engine.VM
 		return options, err
 	}
 	options.Env = append(options.Env, a.environment(f.Env)...)
-	a.progress.quiet = f.quiet
+	a.progress.quiet = a.progress.quiet || f.quiet
 	return options, options.Check()
 }
 

@@ -49,7 +49,7 @@ type world struct {
 	socket  string // of the daemon, if there is one
 
 	mu    sync.Mutex
-	steps []string // names of the steps that have ended
+	steps []string // names of the steps that have ended, and what became of layers
 	said  []string // what the verbs gave, for comparison with another world
 }
 
@@ -119,8 +119,11 @@ func emptyWorld(t *testing.T) (*world, *engine.Engine) {
 func (w *world) report(step imagepull.Step) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if step.Done {
+	switch {
+	case step.Done:
 		w.steps = append(w.steps, step.Name)
+	case step.Layer != nil && step.Layer.State != imagepull.LayerDownloading: // which is said once or more
+		w.steps = append(w.steps, fmt.Sprintf("%s: %+v", step.Name, *step.Layer))
 	}
 }
 
@@ -225,12 +228,15 @@ func (w *world) vmlinuz(name string) {
 }
 
 // published makes a VM without an image or a kernel.
-func (w *world) published(name string) *instance.Instance {
+func (w *world) published(name string) *instance.Instance { return w.publishedOf(name, "") }
+
+// publishedOf makes a VM of an image, without a kernel.
+func (w *world) publishedOf(name, image string) *instance.Instance {
 	w.Helper()
 	prepared := filepath.Join(w.home, "prepared")
 	w.must("making a VM", os.MkdirAll(prepared, 0o700))
 	i, err := instance.NewStore(filepath.Join(w.home, "vms")).Publish(prepared, instance.Config{
-		Name: name, Image: "motd", CPUs: 1, MemoryMiB: 128, Created: time.Unix(1e9, 0).UTC(), Env: []string{"OF_VM=yes"},
+		Name: name, Image: "motd", ImageID: image, CPUs: 1, MemoryMiB: 128, Created: time.Unix(1e9, 0).UTC(), Env: []string{"OF_VM=yes"},
 		Workload: &instance.Workload{Argv: []string{"/bin/true"}, StopSignal: 15},
 	})
 	w.must("making a VM", err)

@@ -52,6 +52,9 @@ type Step struct {
 	Detail  string        `json:"detail,omitempty"`
 	Done    bool          `json:"done,omitempty"`
 	Elapsed time.Duration `json:"elapsed_ns,omitempty"` // of a step that is done
+
+	Amount *imagepull.Amount        `json:"amount,omitempty"` // how much of a step that runs is done
+	Layer  *imagepull.LayerProgress `json:"layer,omitempty"`  // how far one layer is, of which alone the line is then
 }
 
 // StepOf returns the step as it is sent.
@@ -85,8 +88,8 @@ type ChangeLine struct {
 	Error  *Error         `json:"error,omitempty"`
 }
 
-// The requests' bodies. Those of POST /v1/vms, /v1/run and /v1/vms/{vm}/exec are engine.VMOptions, engine.BeginOptions and
-// exec.Command.
+// The requests' bodies. Those of POST /v1/vms, /v1/run, /v1/images/prune and /v1/vms/{vm}/exec are engine.VMOptions,
+// engine.BeginOptions, engine.PruneOptions and exec.Command.
 type (
 	// Pull asks for an image. The path of a layout or an archive is absolute.
 	Pull struct {
@@ -152,6 +155,16 @@ type (
 	Pruned struct {
 		Removed []string `json:"removed"`
 		Error   *Error   `json:"error,omitempty"`
+	}
+	// Usage is what takes how much space.
+	Usage struct {
+		engine.DiskUsage
+		Error *Error `json:"error,omitempty"`
+	}
+	// PrunedImages is what was removed, or would be, and how much space that gives back.
+	PrunedImages struct {
+		engine.PrunedImages
+		Error *Error `json:"error,omitempty"`
 	}
 	// Ports are those that VMs publish.
 	Ports struct {

@@ -16,6 +16,7 @@ import (
 	"github.com/banger-vm/banger/internal/engine"
 	"github.com/banger-vm/banger/internal/guest/exec"
 	"github.com/banger-vm/banger/internal/guest/machine"
+	"github.com/banger-vm/banger/internal/imagepull"
 	"github.com/banger-vm/banger/internal/kernel"
 	"github.com/banger-vm/banger/internal/port"
 	"github.com/banger-vm/banger/internal/store"
@@ -69,13 +70,18 @@ func types() map[string]any {
 		"LastRun": instance.State{}, "Status": monitor.Status{}, "Stop": api.Stop{}, "Signal": api.Signal{}, "Ended": api.Ended{},
 		"Pruned": api.Pruned{}, "Publish": api.Publish{}, "Ports": api.Ports{}, "Changed": api.Changed{},
 		"Published": port.Published{}, "VMPort": engine.VMPort{}, "Command": exec.Command{}, "Process": api.Process{},
+		"PruneOptions": engine.PruneOptions{}, "PrunedImages": api.PrunedImages{}, "PrunedImage": engine.PrunedImage{},
+		"PrunedItem": engine.PrunedItem{}, "Usage": api.Usage{}, "UsageTotal": engine.UsageTotal{}, "ImageUsage": engine.ImageUsage{},
+		"LayerUsage": engine.LayerUsage{}, "VMUsage": engine.VMUsage{}, "KernelUsage": engine.KernelUsage{},
+		"UnfinishedUsage": engine.UnfinishedUsage{},
+		"Amount":          imagepull.Amount{}, "LayerProgress": imagepull.LayerProgress{},
 		"Stats": api.Stats{}, "VMStats": engine.Stats{}, "GuestStats": machine.Stats{},
 	}
 }
 
 // requests are the schemas of what clients send, whose fields have defaults.
 func requests() []string {
-	return []string{"Pull", "Export", "ImportKernel", "VMChoices", "VMOptions", "RunOptions", "Stop", "Signal", "Publish", "Command"}
+	return []string{"Pull", "Export", "ImportKernel", "VMChoices", "VMOptions", "RunOptions", "Stop", "Signal", "Publish", "Command", "PruneOptions"}
 }
 
 // TestTypesAreDescribed: each schema has the fields of its Go type, of the same kind, and requires those that are always sent.
@@ -162,7 +168,7 @@ func jsonFields(of reflect.Type) map[string]field {
 		tag := f.Tag.Get("json")
 		name, options, _ := strings.Cut(tag, ",")
 		if f.IsExported() && name != "" && name != "-" {
-			fields[name] = field{f.Type, strings.Contains(options, "omitempty")}
+			fields[name] = field{f.Type, strings.Contains(options, "omit")}
 		}
 	}
 	return fields

@@ -29,6 +29,8 @@ func (s *Server) routes() []route {
 		{"GET /v1/images/{image}/content", catFile},
 		{"GET /v1/images/{image}/diff", diffImages},
 		{"GET /v1/save", saveImages},
+		{"POST /v1/images/prune", pruneImages},
+		{"GET /v1/usage", diskUsage},
 
 		{"GET /v1/kernels", listKernels},
 		{"POST /v1/kernels", importKernel},
@@ -123,6 +125,20 @@ func exportImage(c *call) error {
 		return err
 	}
 	return c.done(c.engine.ExportImage(c.ctx(), c.target(), asked.Path))
+}
+
+func pruneImages(c *call) error {
+	var asked engine.PruneOptions
+	if err := c.decodeOptional(&asked); err != nil {
+		return err
+	}
+	pruned, err := c.engine.PruneImages(c.ctx(), asked)
+	return c.answer(api.PrunedImages{PrunedImages: pruned, Error: api.ErrorOf(err)})
+}
+
+func diskUsage(c *call) error {
+	usage, broken := c.engine.DiskUsage(c.ctx())
+	return c.answer(api.Usage{DiskUsage: usage, Error: api.ErrorOf(broken)})
 }
 
 func listKernels(c *call) error {

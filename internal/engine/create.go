@@ -77,6 +77,11 @@ func (e *Engine) create(ctx context.Context, options VMOptions, run bool) (*inst
 	if err != nil {
 		return nil, nil, err
 	}
+	using, err := e.useImage(ctx, options.Image, image.ID)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer using.Release()
 	config, err := e.configOf(options, image, linux)
 	if err != nil {
 		return nil, nil, err
@@ -139,6 +144,23 @@ func (e *Engine) imageToRun(ctx context.Context, options VMOptions) (store.Image
 		return store.Image{}, err
 	}
 	return pulled.Image, bootable(pulled.Image, options.Image)
+}
+
+// useImage keeps an image that was found from being removed until a VM is made of it.
+func (e *Engine) useImage(ctx context.Context, query, id string) (*lock.Lock, error) {
+	using, err := e.images.Use(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	_, err = e.images.Get(id)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fault.New(fault.NotFound, fmt.Errorf("running %q: the image has just been removed", query), "pull it again")
+	}
+	if err != nil {
+		using.Release()
+		return nil, err
+	}
+	return using, nil
 }
 
 func bootable(image store.Image, query string) error {

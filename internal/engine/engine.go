@@ -22,7 +22,8 @@ type Config struct {
 	Path       string // as in $PATH: where programs are looked for
 	Now        func() time.Time
 	// Monitor is how this program is started as the monitor of a VM, whose directory is added.
-	Monitor []string
+	Monitor    []string
+	LayerCache LayerCache
 	// Report is told of the steps of what takes long. It is called from one goroutine at a time.
 	Report func(imagepull.Step)
 }

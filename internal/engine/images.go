@@ -111,13 +111,11 @@ func (e *Engine) RemoveImage(ctx context.Context, query string) (removed string,
 	if match.Name != "" && len(withNames(store.Image{ID: match.ID}, names).Names) > 1 {
 		return match.Name, e.images.Untag(ctx, match.Name)
 	}
-	if err := e.checkUnused(query, match.ID); err != nil {
+	layers := e.layersOf(match.ID)
+	if err := e.images.Remove(ctx, match.ID, func([]string) error { return e.checkUnused(query, match.ID) }); err != nil {
 		return "", err
 	}
-	if err := e.images.Remove(ctx, match.ID); err != nil {
-		return "", err
-	}
-	return orDefault(match.Name, match.ID), e.pruneLayers(ctx)
+	return orDefault(match.Name, match.ID), e.releaseLayers(ctx, layers)
 }
 
 // checkUnused refuses to remove an image on whose disk the disk of a VM is built.
@@ -133,21 +131,6 @@ func (e *Engine) checkUnused(query, id string) error {
 		}
 	}
 	return nil
-}
-
-// pruneLayers removes the layers that no image is made of.
-func (e *Engine) pruneLayers(ctx context.Context) error {
-	images, err := e.images.List()
-	if err != nil {
-		return nil // an image that cannot be read may need any of them
-	}
-	used := map[string]bool{}
-	for _, image := range images {
-		for _, layer := range image.Layers {
-			used[layer.DiffID] = true
-		}
-	}
-	return e.layers.Prune(ctx, func(diffID string) bool { return used[diffID] })
 }
 
 // ImageDetails is all that is known of an image.

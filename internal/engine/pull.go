@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 
 	"github.com/banger-vm/banger/internal/fault"
 	"github.com/banger-vm/banger/internal/guest/embedded"
@@ -49,7 +50,9 @@ func (e *Engine) PullImage(ctx context.Context, reference string, options PullOp
 		return Pulled{}, err
 	}
 	defer func() { err = errors.Join(err, temp.Close()) }()
+	found := e.steps().Announce("Resolve", reference)
 	plan, err := e.planPull(ctx, reference, temp.Dir, options)
+	found()
 	if err != nil {
 		return Pulled{}, noSpace(err)
 	}
@@ -158,13 +161,32 @@ func (p *pullPlan) name() store.Name {
 	return store.Name{Name: p.wanted, ID: p.id(), Digest: p.image.Digest, Reference: p.image.Reference}
 }
 
+// layers returns the diff_ids of the image's layers, each once.
+func (p *pullPlan) layers() []string {
+	var ids []string
+	for _, blob := range p.image.Blobs {
+		if !slices.Contains(ids, blob.DiffID) {
+			ids = append(ids, blob.DiffID)
+		}
+	}
+	return ids
+}
+
 // ensureImage names the planned image, which it builds if it is not there. Whoever comes second waits for the first.
 func (e *Engine) ensureImage(ctx context.Context, plan *pullPlan) (Pulled, error) {
+	begun := e.steps().Announce("Wait", "another process makes or removes this image")
 	held, err := e.images.LockImage(ctx, plan.id())
+	begun()
 	if err != nil {
 		return Pulled{}, err
 	}
 	defer held.Release()
+	// Until the image is there, nobody knows that its layers are needed.
+	using, err := e.layers.Use(ctx, plan.layers())
+	if err != nil {
+		return Pulled{}, err
+	}
+	defer using.Release()
 	pulled := Pulled{Name: plan.wanted}
 	pulled.Image, err = e.images.Get(plan.id())
 	if rebuild(err) {
@@ -184,6 +206,9 @@ func rebuild(err error) bool {
 }
 
 func (e *Engine) buildImage(ctx context.Context, plan *pullPlan) (image store.Image, err error) {
+	if err := e.trimLayers(ctx); err != nil {
+		return store.Image{}, err
+	}
 	stage, err := e.home.NewStage(ctx)
 	if err != nil {
 		return store.Image{}, err

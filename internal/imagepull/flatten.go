@@ -20,20 +20,21 @@ const parallelLayers = 4
 func (p *Puller) pullLayers(ctx context.Context, image *oci.Image) ([]*layer.Layer, error) {
 	layers := make([]*layer.Layer, len(image.Blobs))
 	err := p.Run("Pull", func() (string, error) {
-		arrived := &arrivals{total: units.HumanSize(float64(totalSize(image)))}
-		defer arrived.watch(p.Report)()
+		arrived, stop := watchArrivals(image, p.Steps)
+		defer stop()
 		group, ctx := errgroup.WithContext(ctx)
 		group.SetLimit(parallelLayers)
-		for i, blob := range image.Blobs {
+		for i := range image.Blobs {
 			group.Go(func() (err error) {
-				layers[i], err = p.Layers.Ensure(ctx, arrived.count(blob))
+				layers[i], err = p.Layers.Ensure(ctx, arrived.count(i))
+				arrived.ended(i, err)
 				return err
 			})
 		}
 		if err := group.Wait(); err != nil {
 			return "", fmt.Errorf("pulling %q: %w", image.Reference, err)
 		}
-		return fmt.Sprintf("%s, %s", plural(len(image.Blobs), "layer"), arrived.total), nil
+		return fmt.Sprintf("%s, %s", plural(len(image.Blobs), "layer"), arrived.total()), nil
 	})
 	if err != nil {
 		closeAll(layers)
@@ -47,15 +48,6 @@ func plural(n int, noun string) string {
 		return "1 " + noun
 	}
 	return fmt.Sprintf("%d %ss", n, noun)
-}
-
-// totalSize returns the compressed bytes of all layers, as far as the source says.
-func totalSize(image *oci.Image) int64 {
-	var total int64
-	for _, blob := range image.Blobs {
-		total += max(blob.Size, 0)
-	}
-	return total
 }
 
 func closeAll(layers []*layer.Layer) {

@@ -38,7 +38,7 @@ func (Native) Build(ctx context.Context, w Work, steps Steps) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	return size, steps.Run("BuildExt4", func() (string, error) {
+	return size, steps.RunOnFile("BuildExt4", w.OutFile, w.Usage.Blocks*blockSize, func() (string, error) {
 		return units.BytesSize(float64(size)), writeExt4(ctx, w.Tree, w.OutFile, options(w.Usage, size))
 	})
 }

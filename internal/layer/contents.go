@@ -77,7 +77,7 @@ func (c *Contents) failed(err error) error {
 	if !errors.Is(err, errDamaged) && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
 		return err
 	}
-	_ = c.store.remove(c.id) // if that fails, whoever uses the layer next finds it damaged as well
+	_, _ = c.store.remove(c.id) // if that fails, whoever uses the layer next finds it damaged as well
 	return fault.New(fault.Corrupt, err, "it has been removed: try again, and it is fetched anew")
 }
 

@@ -36,7 +36,7 @@ func TestContents(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := s.remove(id); err != nil {
+		if _, err := s.remove(id); err != nil {
 			t.Fatal(err)
 		}
 		var out bytes.Buffer

@@ -31,6 +31,10 @@ func AcquireIn(ctx context.Context, dir, file string) (*Lock, error) {
 	return wait(ctx, filepath.Join(dir, file), tryCurrent)
 }
 
+// Share waits until the caller holds the lock on the file at path together with others that share it, or ctx ends. While
+// anybody does, nobody gets the lock alone. The file and its directory are made if they do not exist.
+func Share(ctx context.Context, path string) (*Lock, error) { return wait(ctx, path, tryShare) }
+
 func wait(ctx context.Context, path string, try func(string) (*Lock, error)) (*Lock, error) {
 	for {
 		l, err := try(path)
@@ -53,12 +57,22 @@ func Try(path string) (*Lock, error) {
 	return try(path)
 }
 
-func try(path string) (*Lock, error) {
+func tryShare(path string) (*Lock, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, fmt.Errorf("making the lock's directory: %w", err)
+	}
+	return flock(path, syscall.LOCK_SH)
+}
+
+func try(path string) (*Lock, error) { return flock(path, syscall.LOCK_EX) }
+
+// flock takes a lock (flock(2)) of a kind, or returns nil without an error if another is in the way.
+func flock(path string, kind int) (*Lock, error) {
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("opening the lock: %w", err)
 	}
-	err = syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	err = syscall.Flock(int(file.Fd()), kind|syscall.LOCK_NB)
 	if err == nil {
 		return &Lock{file: file}, nil
 	}
@@ -87,13 +101,20 @@ func (l *Lock) isAt(path string) bool {
 
 // Held reports whether a living process holds the lock. It does not get in anybody's way: who waits for the lock waits no
 // longer, and a file that is not there is not made.
-func Held(path string) bool {
+func Held(path string) bool { return taken(path, syscall.LOCK_SH) }
+
+// Shared is Held, and reports also a lock that some share. Who tries to get the lock in the very moment of the question
+// may find it taken.
+func Shared(path string) bool { return taken(path, syscall.LOCK_EX) }
+
+// taken reports whether a lock is in the way of one of a kind.
+func taken(path string, kind int) bool {
 	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_CLOEXEC, 0)
 	if err != nil {
 		return false
 	}
 	defer func() { _ = file.Close() }()
-	err = syscall.Flock(int(file.Fd()), syscall.LOCK_SH|syscall.LOCK_NB)
+	err = syscall.Flock(int(file.Fd()), kind|syscall.LOCK_NB)
 	return errors.Is(err, syscall.EWOULDBLOCK)
 }
 

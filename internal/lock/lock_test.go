@@ -39,6 +39,43 @@ func TestSecondWaits(t *testing.T) {
 	}
 }
 
+// TestShared: any number share a lock, and while they do nobody gets it alone.
+func TestShared(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "dir", "lock")
+	var sharing []*Lock
+	for range 2 {
+		l, err := Share(t.Context(), path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sharing = append(sharing, l)
+	}
+	for n, l := range sharing {
+		if alone, err := Try(path); alone != nil || err != nil {
+			t.Fatalf("with %d that share the lock, Try gives (%v, %v), want (nil, nil)", len(sharing)-n, alone, err)
+		}
+		l.Release()
+	}
+	alone, err := Try(path)
+	if alone == nil || err != nil {
+		t.Fatalf("once nobody shares the lock, Try gives (%v, %v)", alone, err)
+	}
+	got := make(chan error)
+	go func() {
+		_, err := Share(t.Context(), path)
+		got <- err
+	}()
+	select {
+	case err := <-got:
+		t.Fatalf("a lock that one holds alone was shared at once: %v", err)
+	case <-time.After(4 * poll):
+	}
+	alone.Release()
+	if err := <-got; err != nil {
+		t.Errorf("after the release: %v", err)
+	}
+}
+
 // TestDirectoryIsRemoved: who waits for a lock in a directory that is removed learns of it, and does not make it anew.
 func TestDirectoryIsRemoved(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "dir")

@@ -57,6 +57,24 @@ func (c *Client) RemoveImage(ctx context.Context, query string) (removed string,
 	return answer.Removed, err
 }
 
+// PruneImages removes what nobody needs. What could not be removed is in the error, beside what was.
+func (c *Client) PruneImages(ctx context.Context, options engine.PruneOptions) (engine.PrunedImages, error) {
+	var answer api.PrunedImages
+	if err := c.ask(ctx, post(options, "images", "prune"), &answer); err != nil {
+		return engine.PrunedImages{}, err
+	}
+	return answer.PrunedImages, answer.Error.Received()
+}
+
+// DiskUsage says what takes how much space, and has an error for what cannot be read.
+func (c *Client) DiskUsage(ctx context.Context) (engine.DiskUsage, error) {
+	var answer api.Usage
+	if err := c.ask(ctx, get("usage"), &answer); err != nil {
+		return engine.DiskUsage{}, err
+	}
+	return answer.DiskUsage, answer.Error.Received()
+}
+
 // ImportKernel brings a kernel into the store under a name.
 func (c *Client) ImportKernel(ctx context.Context, name string, from engine.KernelSource) (*kernel.Kernel, error) {
 	from.Debs = slices.Clone(from.Debs)

@@ -97,23 +97,57 @@ func makePrivate(parent, name string) (string, error) {
 
 // sweep removes the directories below parent that no living process has locked.
 func sweep(parent string) error {
+	return eachPrivate(parent, func(dir string) {
+		held, err := lock.Try(filepath.Join(dir, lockName))
+		if err != nil || held == nil {
+			return
+		}
+		_ = os.RemoveAll(dir)
+		held.Release()
+	})
+}
+
+func eachPrivate(parent string, do func(dir string)) error {
 	entries, err := os.ReadDir(parent)
 	if err != nil {
 		return fmt.Errorf("looking for leftovers: %w", err)
 	}
 	for _, entry := range entries {
-		if !entry.IsDir() {
-			continue
+		if entry.IsDir() {
+			do(filepath.Join(parent, entry.Name()))
 		}
-		dir := filepath.Join(parent, entry.Name())
-		held, err := lock.Try(filepath.Join(dir, lockName))
-		if err != nil || held == nil {
-			continue
-		}
-		_ = os.RemoveAll(dir)
-		held.Release()
 	}
 	return nil
+}
+
+// Work is what a piece of work has below tmp/.
+type Work struct {
+	Dir   string
+	Alive bool // its process lives; if not, the next NewStage removes it
+}
+
+// Work returns what is below tmp/.
+func (h *Home) Work(ctx context.Context) ([]Work, error) {
+	guarded, err := guard(ctx, h.Path("tmp"))
+	if err != nil {
+		return nil, err
+	}
+	defer guarded.Release()
+	var all []Work
+	err = eachPrivate(h.Path("tmp"), func(dir string) {
+		all = append(all, Work{Dir: dir, Alive: lock.Held(filepath.Join(dir, lockName))})
+	})
+	return all, err
+}
+
+// Sweep removes what processes that have died left below tmp/.
+func (h *Home) Sweep(ctx context.Context) error {
+	guarded, err := guard(ctx, h.Path("tmp"))
+	if err != nil {
+		return err
+	}
+	defer guarded.Release()
+	return sweep(h.Path("tmp"))
 }
 
 // Path joins elements to the stage's path.

@@ -86,9 +86,15 @@ func (s *Images) Config(image Image) ([]byte, error) {
 // Get returns the image with exactly this id. One that does not exist wraps fs.ErrNotExist; one that cannot be used is
 // fault.Corrupt or, if another version of banger made it, fault.Unsupported.
 func (s *Images) Get(id string) (Image, error) {
-	if _, err := os.Stat(s.path(id)); err != nil {
-		return Image{}, fmt.Errorf("reading image %s: %w", short(id), err)
+	image, err := s.get(id)
+	if _, missing := os.Stat(s.path(id)); missing != nil {
+		return Image{}, fmt.Errorf("reading image %s: %w", short(id), missing) // also where it was removed just now
 	}
+	return image, err
+}
+
+// get reads the image of a directory that is there.
+func (s *Images) get(id string) (Image, error) {
 	var image Image
 	if err := jsonfile.Read(s.path(id, metaName), &image); err != nil {
 		return Image{}, damaged(id, err.Error())
@@ -157,7 +163,7 @@ func (s *Images) discard(ctx context.Context, id string) error {
 // List returns all images, the newest first. An image that cannot be read is left out and reported in the error, beside
 // the images that can.
 func (s *Images) List() ([]Image, error) {
-	ids, err := s.ids()
+	ids, err := s.IDs()
 	if err != nil {
 		return nil, err
 	}
@@ -165,6 +171,9 @@ func (s *Images) List() ([]Image, error) {
 	var broken []error
 	for _, id := range ids {
 		image, err := s.Get(id)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // it was removed meanwhile
+		}
 		if err != nil {
 			broken = append(broken, err)
 			continue
@@ -175,8 +184,8 @@ func (s *Images) List() ([]Image, error) {
 	return images, errors.Join(broken...)
 }
 
-// ids returns the ids of all images, readable or not.
-func (s *Images) ids() ([]string, error) {
+// IDs returns the ids of all images, readable or not.
+func (s *Images) IDs() ([]string, error) {
 	entries, err := os.ReadDir(s.path())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("listing images: %w", err)
@@ -190,27 +199,34 @@ func (s *Images) ids() ([]string, error) {
 	return ids, nil
 }
 
-// Remove removes an image, readable or not, and all its names.
-func (s *Images) Remove(ctx context.Context, id string) error {
+// Remove removes an image, readable or not, and all its names. check, given the names, may refuse that with an error: it is
+// asked when nobody can name the image or begin to use it (Use) any more.
+func (s *Images) Remove(ctx context.Context, id string, check func(names []string) error) error {
 	held, err := s.LockImage(ctx, id)
 	if err != nil {
 		return err
 	}
 	defer held.Release()
+	unused, err := s.home.Lock(ctx, useOf(id))
+	if err != nil {
+		return err
+	}
+	defer unused.Release()
 	named, err := s.home.Lock(ctx, namesLock)
 	if err != nil {
 		return err
 	}
 	defer named.Release()
-	names, err := s.Names()
+	names, err := s.namesOf(id)
+	if err == nil {
+		err = check(names)
+	}
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
-		if name.ID == id {
-			if err := s.untag(name.Name); err != nil {
-				return err
-			}
+		if err := s.untag(name); err != nil {
+			return err
 		}
 	}
 	return s.discard(ctx, id)

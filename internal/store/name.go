@@ -40,6 +40,19 @@ func (s *Images) LockImage(ctx context.Context, id string) (*lock.Lock, error) {
 
 func lockOf(id string) string { return "image-" + id }
 
+// Use keeps the image, which need not be there, from being removed, for as long as something is made of it that is going
+// to need it. It waits for a removal that is under way.
+func (s *Images) Use(ctx context.Context, id string) (*lock.Lock, error) {
+	return lock.Share(ctx, s.home.Path("locks", useOf(id)))
+}
+
+func useOf(id string) string { return "use-" + id }
+
+// Busy reports whether somebody makes, exports or removes the image, or makes something of it.
+func (s *Images) Busy(id string) bool {
+	return lock.Held(s.home.Path("locks", lockOf(id))) || lock.Shared(s.home.Path("locks", useOf(id)))
+}
+
 func (s *Images) namePath(name string) string {
 	return s.path(namesDir, url.PathEscape(name)+nameSuffix)
 }
@@ -56,13 +69,29 @@ func (s *Images) Names() ([]Name, error) {
 			continue
 		}
 		var name Name
-		if err := jsonfile.Read(s.path(namesDir, entry.Name()), &name); err != nil {
+		err := jsonfile.Read(s.path(namesDir, entry.Name()), &name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // it was removed meanwhile
+		}
+		if err != nil {
 			return nil, err
 		}
 		names = append(names, name)
 	}
 	sort.Slice(names, func(i, j int) bool { return names[i].Name < names[j].Name })
 	return names, nil
+}
+
+// namesOf returns the names of one image, sorted.
+func (s *Images) namesOf(id string) ([]string, error) {
+	all, err := s.Names()
+	var names []string
+	for _, name := range all {
+		if name.ID == id {
+			names = append(names, name.Name)
+		}
+	}
+	return names, err
 }
 
 // CheckName tells whether Tag would give the name to an image: a name is free, stands for the same digest already, or
@@ -176,7 +205,7 @@ func unique(query string, names []Name, match func(string) bool) (Match, error) 
 }
 
 func (s *Images) findByID(query string) (Match, error) {
-	ids, err := s.ids()
+	ids, err := s.IDs()
 	if err != nil {
 		return Match{}, err
 	}

@@ -43,6 +43,8 @@ func publish(t *testing.T, home *Home, id, reference, digest string) Image {
 	return image
 }
 
+func allow([]string) error { return nil }
+
 func TestPublishedImageIsFound(t *testing.T) {
 	home := testHome(t)
 	images := home.Images()
@@ -118,7 +120,7 @@ func TestDamagedImageIsNotTrusted(t *testing.T) {
 		if err != nil || match.ID != image.ID {
 			t.Errorf("finding a damaged image by its id: got (%v, %v)", match, err)
 		}
-		if err := home.Images().Remove(context.Background(), image.ID); err != nil {
+		if err := home.Images().Remove(context.Background(), image.ID, allow); err != nil {
 			t.Errorf("removing a damaged image: %v", err)
 		}
 	}()
@@ -134,7 +136,7 @@ func TestRemoveTakesTheNamesAlong(t *testing.T) {
 	if err := home.Images().Tag(context.Background(), Name{Name: "a/b:c", ID: image.ID}); err != nil {
 		t.Fatal(err)
 	}
-	if err := home.Images().Remove(context.Background(), image.ID); err != nil {
+	if err := home.Images().Remove(context.Background(), image.ID, allow); err != nil {
 		t.Fatal(err)
 	}
 	names, err := home.Images().Names()

@@ -1,0 +1,105 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/banger-vm/banger/internal/imagepull"
+)
+
+// layerBars is what is under way: a step and, while it is the pull, the layers that have not come.
+type layerBars struct {
+	step   imagepull.Step
+	layers []imagepull.LayerProgress // in the order of the image
+}
+
+// set notes how far a layer is.
+func (b *layerBars) set(layer imagepull.LayerProgress) {
+	b.step.Name = "Pull"
+	for i := range b.layers {
+		if b.layers[i].DiffID == layer.DiffID {
+			b.layers[i] = layer
+			return
+		}
+	}
+	b.layers = append(b.layers, layer)
+}
+
+// maxShown is how many layers are shown. More than a few tell nobody more, and when a terminal becomes narrower, many lines
+// that it wraps anew would leave it at the top, where they cannot be taken away.
+const maxShown = 8
+
+// lines are the lines for a terminal of that size: the step and the layers to which something happens, as far as they fit,
+// and how many others are to come.
+func (b *layerBars) lines(columns, rows int) []string {
+	var active []string
+	waiting := 0
+	for _, layer := range b.layers {
+		switch layer.State {
+		case imagepull.LayerWaiting:
+			waiting++
+		case imagepull.LayerDownloading, imagepull.LayerUnpacking:
+			active = append(active, layerLine(layer, columns))
+		}
+	}
+	room := max(0, min(maxShown, rows-4)) // the step, the last line, the cursor, and one row of what was there before
+	if len(active) > room {
+		waiting += len(active) - room
+		active = active[:room]
+	}
+	lines := append([]string{b.head()}, active...)
+	if waiting > 0 && rows > 3 {
+		lines = append(lines, fmt.Sprintf("  and %d more", waiting))
+	}
+	return lines
+}
+
+// head is the line of the step.
+func (b *layerBars) head() string {
+	detail := b.step.Detail
+	if b.step.Amount != nil {
+		detail = strings.Join(amountWords(*b.step.Amount), "  ")
+	}
+	if ended := b.ended(); len(b.layers) > 0 {
+		detail = strings.TrimRight(fmt.Sprintf("%d of %d layers  %s", ended, len(b.layers), detail), " ")
+	}
+	return fmt.Sprintf("%-18s       …  %s", b.step.Name, detail)
+}
+
+func (b *layerBars) ended() (n int) {
+	for _, layer := range b.layers {
+		if layer.State == imagepull.LayerDone || layer.State == imagepull.LayerExists {
+			n++
+		}
+	}
+	return n
+}
+
+const (
+	minBar = 8 // columns, below which a bar says nothing
+	maxBar = 40
+)
+
+// layerLine is the line of one layer. A terminal that is too narrow for all of it first loses the bar.
+func layerLine(layer imagepull.LayerProgress, columns int) string {
+	name := fmt.Sprintf("  %-12s  %s", shortDigest(layer.Digest), layer.State)
+	if layer.State != imagepull.LayerDownloading {
+		return name
+	}
+	words := strings.Join(amountWords(layer.Amount), "  ")
+	room := columns - len(name) - len("  [] ") - len(words)
+	if layer.Total <= 0 || room < minBar {
+		return name + "  " + words
+	}
+	return fmt.Sprintf("%s  %s %s", name, bar(layer.Amount, min(room, maxBar)), words)
+}
+
+// bar shows a part of a whole as [===>    ], with width columns between the brackets.
+func bar(a imagepull.Amount, width int) string {
+	full := int(min(a.Bytes, a.Total) * int64(width) / a.Total)
+	filled := strings.Repeat("=", full)
+	if full > 0 && full < width {
+		filled = filled[1:] + ">"
+	}
+	return fmt.Sprintf("[%-*s]", width, filled)
+}

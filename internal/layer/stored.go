@@ -1,0 +1,191 @@
+package layer
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/banger-vm/banger/internal/lock"
+)
+
+// Stored is what the store has of a layer.
+type Stored struct {
+	DiffID  string
+	Size    int64     // bytes that it takes on the disk
+	LastUse time.Time // when a Use of it began, or when it was written
+	Partial bool      // a download that has not come to its end
+	Busy    bool      // somebody uses or writes it
+}
+
+// List returns all that the store has, the least recently used first.
+func (s *Store) List(ctx context.Context) ([]Stored, error) {
+	dir := filepath.Join(s.dir, digest.SHA256.String())
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("listing the layers: %w", err)
+	}
+	var list []Stored
+	for _, entry := range entries {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		hex, unfinished := strings.CutSuffix(entry.Name(), partial)
+		id := digest.NewDigestFromEncoded(digest.SHA256, hex)
+		info, err := entry.Info()
+		if id.Validate() != nil || err != nil { // removed meanwhile
+			continue
+		}
+		list = append(list, s.describe(id, info, unfinished))
+	}
+	slices.SortStableFunc(list, func(a, b Stored) int { return a.LastUse.Compare(b.LastUse) })
+	return list, nil
+}
+
+func (s *Store) describe(id digest.Digest, file fs.FileInfo, unfinished bool) Stored {
+	stored := Stored{DiffID: id.String(), Size: allocated(file), LastUse: file.ModTime(), Partial: unfinished}
+	stored.Busy = lock.Held(s.lockPath(id.Encoded()))
+	if unfinished {
+		return stored
+	}
+	stored.Busy = stored.Busy || lock.Shared(s.usePath(id.Encoded()))
+	if used, err := os.Stat(s.usePath(id.Encoded())); err == nil && used.ModTime().After(stored.LastUse) {
+		stored.LastUse = used.ModTime()
+	}
+	return stored
+}
+
+// blockUnit is the unit of st_blocks, in bytes, whatever the file system's blocks are (stat(2)).
+const blockUnit = 512
+
+// allocated returns the bytes that a file takes on the disk.
+func allocated(file fs.FileInfo) int64 {
+	if stat, ok := file.Sys().(*syscall.Stat_t); ok {
+		return stat.Blocks * blockUnit
+	}
+	return file.Size()
+}
+
+// removedAtOnce bounds how many layers are locked at the same time, each of which costs two open files.
+const removedAtOnce = 64
+
+// Remove removes layers, and returns those that it has removed. One that somebody uses (Use) or writes stays, and so
+// does one that wanted reports: wanted is asked when nobody can begin to use the layers any more, so that it sees what
+// the last user has made of them. A layer that is open somewhere stays readable there.
+func (s *Store) Remove(ctx context.Context, layers []Stored, wanted func() (func(diffID string) bool, error)) ([]Stored, error) {
+	var removed []Stored
+	for batch := range slices.Chunk(layers, removedAtOnce) {
+		if ctx.Err() != nil {
+			return removed, context.Cause(ctx)
+		}
+		gone, err := s.removeBatch(batch, wanted)
+		removed = append(removed, gone...)
+		if err != nil {
+			return removed, fmt.Errorf("removing layers: %w", err)
+		}
+	}
+	return removed, nil
+}
+
+func (s *Store) removeBatch(batch []Stored, wanted func() (func(string) bool, error)) (removed []Stored, err error) {
+	var free []Stored
+	for _, layer := range batch {
+		id, err := parseDigest("diff_id", layer.DiffID)
+		if err != nil {
+			return nil, err
+		}
+		held, err := lock.Try(s.usePath(id.Encoded()))
+		if err != nil {
+			return nil, err
+		}
+		if held != nil {
+			defer held.Release()
+			free = append(free, layer)
+		}
+	}
+	isWanted, err := wanted()
+	if err != nil {
+		return nil, err
+	}
+	for _, layer := range free {
+		if isWanted(layer.DiffID) {
+			continue
+		}
+		gone, err := s.remove(digest.Digest(layer.DiffID))
+		if err != nil {
+			return removed, err
+		}
+		if gone {
+			removed = append(removed, layer)
+		}
+	}
+	return removed, nil
+}
+
+// remove removes a layer unless somebody writes it. One that is not there is none.
+func (s *Store) remove(id digest.Digest) (bool, error) {
+	held, err := lock.Try(s.lockPath(id.Encoded()))
+	if held == nil || err != nil {
+		return false, err
+	}
+	defer held.Release()
+	err = os.Remove(s.path(id))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// RemovePartial removes downloads that have not come to their end and that nobody goes on with, and returns those that
+// it has removed.
+func (s *Store) RemovePartial(ctx context.Context, layers []Stored) (removed []Stored, err error) {
+	for _, layer := range layers {
+		if ctx.Err() != nil {
+			return removed, context.Cause(ctx)
+		}
+		id, err := parseDigest("diff_id", layer.DiffID)
+		if err != nil {
+			return removed, err
+		}
+		held, err := lock.Try(s.lockPath(id.Encoded()))
+		if err == nil && held == nil {
+			continue
+		}
+		if err == nil {
+			err = os.Remove(s.path(id) + partial)
+			held.Release()
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return removed, fmt.Errorf("removing a partial download: %w", err)
+		}
+		removed = append(removed, layer)
+	}
+	return removed, nil
+}
+
+// Excess returns those of the layers, the least recently used first, without which the rest takes at most limit bytes.
+func Excess(layers []Stored, limit int64) []Stored {
+	var total int64
+	for _, layer := range layers {
+		total += layer.Size
+	}
+	oldest := slices.SortedStableFunc(slices.Values(layers), func(a, b Stored) int {
+		return cmp.Or(a.LastUse.Compare(b.LastUse), strings.Compare(a.DiffID, b.DiffID))
+	})
+	for n, layer := range oldest {
+		if total <= limit {
+			return oldest[:n]
+		}
+		total -= layer.Size
+	}
+	return oldest
+}
