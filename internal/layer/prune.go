@@ -42,5 +42,6 @@ func (s *Store) remove(id digest.Digest) error {
 		return err
 	}
 	defer held.Release()
-	return os.Remove(s.path(id))
+	s.drop(id)
+	return nil
 }
