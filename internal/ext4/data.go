@@ -2,7 +2,6 @@ package ext4
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/banger-vm/banger/internal/layer"
@@ -96,7 +95,7 @@ func (w *writer) endFile(p *part, f *fileData) error {
 	in := &w.inodes[p.inode]
 	f.sum = f.sum.AddZeros(in.node.Size - f.summed)
 	if in.node.HasSum && in.node.Sum != f.sum {
-		return w.unreadable(p, errors.New("the content is not what it was when the layer was fetched"))
+		return w.unreadable(p, rootfs.ErrSum)
 	}
 	if err := f.end(numberOf(p.inode), in); err != nil {
 		return err

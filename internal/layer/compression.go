@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -26,8 +27,9 @@ const (
 // decides, for registries and archives get the media type wrong. An error about the format is a fault.Unsupported;
 // other errors are the source's.
 //
-// gzip is left to the program that gunzip starts, unless it is nil or does not start.
-func decompress(ctx context.Context, r io.Reader, gunzip Gunzip) (io.ReadCloser, error) {
+// gzip is left to the program that gunzip starts, unless it is nil or does not start. The program, and nothing else, writes
+// to the file.
+func decompress(ctx context.Context, r io.Reader, gunzip Gunzip, file *os.File) (io.ReadCloser, error) {
 	source := bufio.NewReaderSize(r, 64<<10)
 	head, err := source.Peek(blockSize)
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -36,13 +38,14 @@ func decompress(ctx context.Context, r io.Reader, gunzip Gunzip) (io.ReadCloser,
 	switch {
 	case bytes.HasPrefix(head, []byte{0x1f, 0x8b}): // RFC 1952, 2.3.1
 		if gunzip != nil {
-			if p, err := startProgram(ctx, gunzip, source); err == nil {
+			if p, err := startProgram(ctx, gunzip, source, file); err == nil {
 				return p, nil
 			}
 		}
 		return io.NopCloser(&members{source: source}), nil
 	case isZstd(head):
-		decoder, err := zstd.NewReader(source, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderConcurrency(1))
+		decoder, err := zstd.NewReader(source, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderConcurrency(1),
+			zstd.IgnoreChecksum(true)) // the layer has a better one, its digest
 		if err != nil {
 			return nil, fmt.Errorf("starting to decompress: %w", err)
 		}

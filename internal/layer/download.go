@@ -115,13 +115,16 @@ func (d *download) unpack(ctx context.Context, file *os.File, id digest.Digest) 
 }
 
 // decompress passes the tar to the file and the hash, and parses it. parseErr is about the tar alone.
-func (d *download) decompress(ctx context.Context, file, hash io.Writer) (entries List, parseErr, err error) {
-	content, err := decompress(ctx, d.flow, d.gunzip)
+func (d *download) decompress(ctx context.Context, file *os.File, hash io.Writer) (entries List, parseErr, err error) {
+	content, err := decompress(ctx, d.flow, d.gunzip, file)
 	if err != nil {
 		return List{}, nil, err
 	}
-	_, d.helped = content.(*program)
-	f := newFlow(content, file, hash)
+	through := []io.Writer{hash}
+	if _, d.helped = content.(*program); !d.helped {
+		through = append(through, file)
+	}
+	f := newFlow(content, through...)
 	entries, parseErr = readEntries(f)
 	err = f.drain()
 	if errors.As(err, new(writeError)) {
@@ -146,7 +149,8 @@ func (d *download) check() error {
 	if write := new(writeError); errors.As(err, write) {
 		return noSpace(fmt.Errorf("keeping the download: %w", write.error))
 	}
-	if d.count.err != nil && !errors.Is(d.count.err, io.ErrUnexpectedEOF) {
+	complete := d.count.n == d.blob.Size // what a source says behind the last byte means nothing
+	if !complete && d.count.err != nil && !errors.Is(d.count.err, io.ErrUnexpectedEOF) {
 		return fmt.Errorf("fetching it after %d bytes: %w", d.count.n, d.count.err)
 	}
 	if d.blob.Size >= 0 && d.count.n > d.blob.Size {
@@ -155,7 +159,7 @@ func (d *download) check() error {
 	if d.blob.Size >= 0 && d.count.n < d.blob.Size {
 		return corrupt("the source sent %d of %d bytes", d.count.n, d.blob.Size)
 	}
-	if err != nil {
+	if !complete && err != nil {
 		return corrupt("the source ended after %d bytes: %w", d.count.n, err)
 	}
 	if d.got != nil && d.got.Digest() != d.want && d.begun != nil && d.begun.had > 0 {

@@ -78,10 +78,11 @@ func (s *Store) download(ctx context.Context, file *os.File, id digest.Digest, b
 
 // publish makes the layer's file visible under its name, and its index.
 func (s *Store) publish(id digest.Digest, file *os.File, entries List) error {
-	_ = os.Remove(s.path(id) + index)
+	s.drop(id)
 	if err := os.Rename(s.path(id)+partial, s.path(id)); err != nil {
 		return noSpace(fmt.Errorf("publishing the layer: %w", err))
 	}
+	s.removeBeginnings(id)
 	return s.publishIndex(id, file, entries)
 }
 
@@ -98,6 +99,7 @@ func (s *Store) publishIndex(id digest.Digest, file *os.File, entries List) erro
 	}
 	err = errors.Join(writeIndex(out, id, info.Size(), entries), out.Close())
 	if err == nil {
+		_ = os.Remove(s.path(id) + index)
 		err = os.Rename(temp, s.path(id)+index)
 	}
 	if err != nil {

@@ -76,6 +76,14 @@ func (b *beginning) close(keep bool) {
 	_ = b.file.Close()
 }
 
+// removeBeginnings removes what was kept of the layer's blobs. The caller holds the layer's lock.
+func (s *Store) removeBeginnings(id digest.Digest) {
+	files, _ := filepath.Glob(s.path(id) + ".*" + unfinished)
+	for _, file := range files {
+		_ = os.Remove(file)
+	}
+}
+
 // from opens a blob behind its beginning.
 func (b Blob) from(ctx context.Context, begun *beginning) (io.ReadCloser, error) {
 	if begun == nil || begun.had == 0 {

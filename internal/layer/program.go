@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -32,35 +33,35 @@ type programError struct{ error }
 
 func (e programError) Unwrap() error { return e.error }
 
-// program reads what a program makes of a source.
+// program is a program that makes a file of a source, and reads the file behind it. That costs one copy of the data, where
+// reading it from a pipe and writing it costs three.
 type program struct {
-	output  *os.File
+	file    *os.File
+	offset  int64 // of the next byte to read
 	process Process
-	fed     chan struct{} // closed when the source is not read any more
+	ended   chan struct{}
+	err     error // of the process, once ended is closed
 }
 
-// startProgram starts to feed the source to a program. The caller closes what it returns; before that, it must see to it
-// that a source that may block does not.
-func startProgram(ctx context.Context, gunzip Gunzip, source io.Reader) (*program, error) {
+// startProgram starts to feed the source to a program that writes to the file, which is empty. The caller closes what it
+// returns; before that, it must see to it that a source that may block does not.
+func startProgram(ctx context.Context, gunzip Gunzip, source io.Reader, file *os.File) (*program, error) {
 	stdin, input, err := pipe()
 	if err != nil {
 		return nil, err
 	}
-	output, stdout, err := pipe()
+	process, err := gunzip(ctx, stdin, file)
+	_ = stdin.Close()
 	if err != nil {
-		return nil, errors.Join(err, stdin.Close(), input.Close())
-	}
-	process, err := gunzip(ctx, stdin, stdout)
-	_, _ = stdin.Close(), stdout.Close()
-	if err != nil {
-		_, _ = input.Close(), output.Close()
+		_ = input.Close()
 		return nil, err
 	}
-	p := &program{output: output, process: process, fed: make(chan struct{})}
+	p := &program{file: file, process: process, ended: make(chan struct{})}
 	go func() {
-		defer close(p.fed)
+		defer close(p.ended)
 		_, _ = io.Copy(input, source) // what of it failed, the source or the program will tell
 		_ = input.Close()
+		p.err = process.Wait()
 	}()
 	return p, nil
 }
@@ -76,23 +77,51 @@ func pipe() (r, w *os.File, err error) {
 	return r, w, nil
 }
 
-// Read returns io.EOF when the program has ended well and no longer reads its source.
+// Read waits for what the program writes. io.EOF says that the program has ended well, and no longer reads its source.
 func (p *program) Read(data []byte) (int, error) {
-	n, err := p.output.Read(data)
-	if n > 0 || !errors.Is(err, io.EOF) {
-		return n, err
+	for {
+		ended := p.hasEnded() // before the reading: what the program wrote last is to be read
+		n, err := p.file.ReadAt(data, p.offset)
+		p.offset += int64(n)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return n, err
+		}
+		if n == len(data) || n > 0 && ended {
+			return n, nil
+		}
+		if n > 0 || !ended {
+			if p.pause(); n > 0 {
+				return n, nil
+			}
+			continue
+		}
+		if p.err != nil {
+			return 0, programError{p.err}
+		}
+		return 0, io.EOF
 	}
-	<-p.fed
-	if err := p.process.Wait(); err != nil {
-		return 0, programError{err}
+}
+
+func (p *program) hasEnded() bool {
+	select {
+	case <-p.ended:
+		return true
+	default:
+		return false
 	}
-	return 0, io.EOF
+}
+
+// pause waits for a program that is slower than its reader.
+func (p *program) pause() {
+	select {
+	case <-p.ended:
+	case <-time.After(time.Millisecond):
+	}
 }
 
 // Close ends the program.
 func (p *program) Close() error {
 	p.process.Kill()
-	<-p.fed
-	_ = p.process.Wait()
-	return p.output.Close()
+	<-p.ended
+	return nil
 }

@@ -111,7 +111,7 @@ func isAbsent(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.
 // drop removes a layer and its index. The caller holds the layer's lock.
 func (s *Store) drop(id digest.Digest) {
 	_ = os.Remove(s.path(id) + index)
-	_ = os.Remove(s.path(id)) // if that fails, the rename replaces it
+	_ = os.Remove(s.path(id))
 }
 
 // openIndexed opens a layer of the store that has an index, and reads no more of it.
@@ -131,6 +131,9 @@ func (s *Store) openIndexed(id digest.Digest) (*Layer, error) {
 }
 
 func openStored(path string) (*os.File, error) {
+	if info, err := os.Lstat(path); err == nil && !info.Mode().IsRegular() {
+		return nil, errDamaged
+	}
 	return os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW, 0)
 }
 

@@ -21,7 +21,12 @@ func (s Sum) AddZeros(n int64) Sum {
 }
 
 // Join returns the sum of the bytes so far and of n bytes after them, of which next is the sum.
-func (s Sum) Join(next Sum, n int64) Sum { return Sum(multiply(zeros(n), uint32(s))) ^ next }
+func (s Sum) Join(next Sum, n int64) Sum {
+	if s == 0 {
+		return next
+	}
+	return Sum(multiply(zeros(n), uint32(s))) ^ next
+}
 
 // A CRC is the remainder of a polynomial over GF(2). Its coefficients are the bits of a uint32, that of x^0 the highest.
 const (
