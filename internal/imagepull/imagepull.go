@@ -68,14 +68,11 @@ type Built struct {
 // not even the file. A layer that turns out to be damaged in the store is fetched again, and the recipe is run anew.
 func (p *Puller) Pull(ctx context.Context, r Request) (Built, error) {
 	for attempt := 1; ; attempt++ {
-		built, damaged, err := p.pull(ctx, r)
-		if damaged == nil || ctx.Err() != nil {
+		built, repaired, err := p.pull(ctx, r)
+		switch {
+		case !repaired || ctx.Err() != nil:
 			return built, err
-		}
-		if discardErr := damaged.Discard(ctx); discardErr != nil {
-			return Built{}, errors.Join(err, discardErr)
-		}
-		if attempt == attempts {
+		case attempt == attempts:
 			hint := "look at the health of the disk that holds banger's home directory"
 			return Built{}, fault.New(fault.Corrupt, fmt.Errorf("pulling %q: %w", r.Image.Reference, err), hint)
 		}
@@ -85,15 +82,20 @@ func (p *Puller) Pull(ctx context.Context, r Request) (Built, error) {
 // attempts is how often in a row the layer store may turn out to be damaged.
 const attempts = 3
 
-// pull runs the recipe once. damaged is the layer whose contents are at fault if it failed.
-func (p *Puller) pull(ctx context.Context, r Request) (built Built, damaged *layer.Layer, err error) {
+// pull runs the recipe once. repaired says that it failed because of a layer which is out of the store.
+func (p *Puller) pull(ctx context.Context, r Request) (built Built, repaired bool, err error) {
 	layers, err := p.pullLayers(ctx, r.Image)
 	if err != nil {
-		return Built{}, nil, err
+		return Built{}, false, err
 	}
 	defer closeAll(layers)
 	built, err = p.build(ctx, r, layers)
-	return built, culprit(layers, err), err
+	damaged := culprit(layers, err)
+	if damaged == nil {
+		return built, false, err
+	}
+	discardErr := damaged.Discard(ctx)
+	return Built{}, discardErr == nil, errors.Join(err, discardErr)
 }
 
 // culprit returns the layer whose contents could not be read, or were not what they should be.
