@@ -158,14 +158,14 @@ func (l *loan) write(block, n uint32) error {
 	default:
 	}
 	at := int64(block) * BlockSize
-	if used := len(l.piece.data); used > 0 && l.at+int64(used) != at {
-		l.sink.full <- piece{at: l.at, data: l.piece.data}
-		l.rest, l.piece.data = l.rest[used:], nil
+	if used := len(l.data); used > 0 && l.at+int64(used) != at {
+		l.sink.full <- piece{at: l.at, data: l.data}
+		l.rest, l.data = l.rest[used:], nil
 	}
-	if len(l.piece.data) == 0 {
+	if len(l.data) == 0 {
 		l.at = at
 	}
-	l.piece.data = l.rest[:len(l.piece.data)+int(n)*BlockSize]
+	l.data = l.rest[:len(l.data)+int(n)*BlockSize]
 	return nil
 }
 
