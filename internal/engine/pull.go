@@ -86,7 +86,9 @@ func (e *Engine) planPull(ctx context.Context, reference, tempDir string, option
 			return nil, err
 		}
 	}
-	image, err := oci.Resolve(ctx, reference, oci.Options{Platform: platform, TempDir: tempDir, Stdin: options.Input})
+	image, err := oci.Resolve(ctx, reference, oci.Options{
+		Platform: platform, TempDir: tempDir, Stdin: options.Input, Documents: e.home.Path("documents"),
+	})
 	if err != nil {
 		return nil, err
 	}

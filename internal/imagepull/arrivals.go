@@ -94,14 +94,25 @@ func (a *arrivals) count(n int) layer.Blob {
 	l := a.layers[n]
 	counted := layer.Blob(l.blob)
 	counted.Open = func(ctx context.Context) (io.ReadCloser, error) {
-		l.enter(LayerDownloading)
-		body, err := l.blob.Open(ctx)
-		if err != nil {
-			return nil, err
+		return l.open(0, func() (io.ReadCloser, error) { return l.blob.Open(ctx) })
+	}
+	if l.blob.OpenAt != nil {
+		counted.OpenAt = func(ctx context.Context, offset int64) (io.ReadCloser, error) {
+			return l.open(offset, func() (io.ReadCloser, error) { return l.blob.OpenAt(ctx, offset) })
 		}
-		return &countedBody{body, l}, nil
 	}
 	return counted
+}
+
+// open notes that the layer is asked for from a byte on: those before it are there.
+func (l *arrival) open(offset int64, open func() (io.ReadCloser, error)) (io.ReadCloser, error) {
+	l.bytes.Store(offset)
+	l.enter(LayerDownloading)
+	body, err := open()
+	if err != nil {
+		return nil, err
+	}
+	return &countedBody{body, l}, nil
 }
 
 // ended notes that the store has given the n-th layer, or why not.

@@ -23,7 +23,7 @@ type Stored struct {
 	DiffID  string
 	Size    int64     // bytes that it takes on the disk
 	LastUse time.Time // when a Use of it began, or when it was written
-	Partial bool      // a download that has not come to its end
+	Partial bool      // what there is of a download that has not come to its end, of which there may be several
 	Busy    bool      // somebody uses or writes it
 }
 
@@ -39,13 +39,13 @@ func (s *Store) List(ctx context.Context) ([]Stored, error) {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		hex, unfinished := strings.CutSuffix(entry.Name(), partial)
+		hex, rest, _ := strings.Cut(entry.Name(), ".")
 		id := digest.NewDigestFromEncoded(digest.SHA256, hex)
 		info, err := entry.Info()
-		if id.Validate() != nil || err != nil { // removed meanwhile
+		if id.Validate() != nil || err != nil || "."+rest == index { // err: it was removed meanwhile
 			continue
 		}
-		list = append(list, s.describe(id, info, unfinished))
+		list = append(list, s.describe(id, info, rest != ""))
 	}
 	slices.SortStableFunc(list, func(a, b Stored) int { return a.LastUse.Compare(b.LastUse) })
 	return list, nil
@@ -56,6 +56,9 @@ func (s *Store) describe(id digest.Digest, file fs.FileInfo, unfinished bool) St
 	stored.Busy = lock.Held(s.lockPath(id.Encoded()))
 	if unfinished {
 		return stored
+	}
+	if info, err := os.Stat(s.path(id) + index); err == nil {
+		stored.Size += allocated(info)
 	}
 	stored.Busy = stored.Busy || lock.Shared(s.usePath(id.Encoded()))
 	if used, err := os.Stat(s.usePath(id.Encoded())); err == nil && used.ModTime().After(stored.LastUse) {
@@ -138,6 +141,7 @@ func (s *Store) remove(id digest.Digest) (bool, error) {
 		return false, err
 	}
 	defer held.Release()
+	_ = os.Remove(s.path(id) + index)
 	err = os.Remove(s.path(id))
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
@@ -161,15 +165,26 @@ func (s *Store) RemovePartial(ctx context.Context, layers []Stored) (removed []S
 			continue
 		}
 		if err == nil {
-			err = os.Remove(s.path(id) + partial)
+			err = s.removeUnfinished(id)
 			held.Release()
 		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err != nil {
 			return removed, fmt.Errorf("removing a partial download: %w", err)
 		}
 		removed = append(removed, layer)
 	}
 	return removed, nil
+}
+
+// removeUnfinished removes all that was begun of a layer. The caller holds the layer's lock.
+func (s *Store) removeUnfinished(id digest.Digest) error {
+	s.removeBeginnings(id)
+	for _, file := range []string{s.path(id) + partial, s.path(id) + index + partial} {
+		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // Excess returns those of the layers, the least recently used first, without which the rest takes at most limit bytes.
