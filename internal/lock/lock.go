@@ -31,6 +31,15 @@ func AcquireIn(ctx context.Context, dir, file string) (*Lock, error) {
 	return wait(ctx, filepath.Join(dir, file), tryCurrent)
 }
 
+// AcquireDir is Acquire for a directory itself, where a lock file would be litter in somebody else's place. The directory
+// is made, for its owner alone, if it does not exist.
+func AcquireDir(ctx context.Context, dir string) (*Lock, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("making the directory to lock: %w", err)
+	}
+	return wait(ctx, dir, func(dir string) (*Lock, error) { return try(dir, os.O_RDONLY|syscall.O_DIRECTORY) })
+}
+
 func wait(ctx context.Context, path string, try func(string) (*Lock, error)) (*Lock, error) {
 	for {
 		l, err := try(path)
@@ -50,11 +59,11 @@ func Try(path string) (*Lock, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("making the lock's directory: %w", err)
 	}
-	return try(path)
+	return try(path, os.O_CREATE|os.O_RDWR)
 }
 
-func try(path string) (*Lock, error) {
-	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
+func try(path string, flags int) (*Lock, error) {
+	file, err := os.OpenFile(path, flags|syscall.O_CLOEXEC, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("opening the lock: %w", err)
 	}
@@ -71,7 +80,7 @@ func try(path string) (*Lock, error) {
 
 // tryCurrent is try, and nil also for the lock of a file that has been replaced since it was opened.
 func tryCurrent(path string) (*Lock, error) {
-	l, err := try(path)
+	l, err := try(path, os.O_CREATE|os.O_RDWR)
 	if l == nil || l.isAt(path) {
 		return l, err
 	}

@@ -6,11 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"strings"
 
-	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -53,10 +51,9 @@ func (i *Image) Close() error {
 
 // Options are the choices of Resolve.
 type Options struct {
-	Platform  Platform          // the zero value is linux/amd64
-	Keychain  authn.Keychain    // nil has the credentials of docker and podman
-	Transport http.RoundTripper // nil connects as the environment's proxy variables say
-	TempDir   string            // for unpacking a compressed archive, until Close; "" is os.TempDir()
+	Platform Platform // the zero value is linux/amd64
+	Access   Access   // to registries
+	TempDir  string   // for unpacking a compressed archive, until Close; "" is os.TempDir()
 }
 
 func (o Options) withDefaults() Options {
@@ -64,9 +61,6 @@ func (o Options) withDefaults() Options {
 		o.Platform = Platform{OS: "linux", Architecture: "amd64"}
 	}
 	o.Platform = o.Platform.canonical()
-	if o.Keychain == nil {
-		o.Keychain = authn.DefaultKeychain
-	}
 	if o.TempDir == "" {
 		o.TempDir = os.TempDir()
 	}
@@ -141,11 +135,15 @@ func resolveLayout(ctx context.Context, dirAndTag string, opts Options) (*Image,
 
 // resolveNamed returns an image of a registry.
 func resolveNamed(ctx context.Context, ref string, opts Options) (*Image, error) {
-	named, err := parseNamed(ref)
+	access, err := opts.Access.withDefaults()
 	if err != nil {
 		return nil, err
 	}
-	r, err := openRegistry(ctx, named, opts)
+	named, err := access.Configuration.resolve(ref)
+	if err != nil {
+		return nil, err
+	}
+	r, err := openRegistry(named, access)
 	if err != nil {
 		return nil, err
 	}
