@@ -2,7 +2,6 @@ package oci
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -180,15 +179,18 @@ func (b *blobReader) reopen(reason error) error {
 	return b.final(reason)
 }
 
-// final is the error of a download that broke for good. An answer that is merely too short stays an early end.
+// final is the error of a download that broke for good. An answer of no known length that is merely too short stays an
+// early end, for whoever checks the bytes.
 func (b *blobReader) final(err error) error {
 	switch {
 	case b.ctx.Err() != nil:
 		return context.Cause(b.ctx)
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+	case err == io.EOF: //nolint:errorlint // wrapped, it is the end of a connection
 		return io.ErrUnexpectedEOF
 	}
-	return b.endpoints[0].failure(err)
+	err = b.endpoints[0].failure(err)
+	return fmt.Errorf("downloading %s, broken %d times at byte %d of %d: %w",
+		b.descriptor.Digest, b.broken+1, b.offset, b.descriptor.Size, err)
 }
 
 // close ends the present request.

@@ -141,10 +141,14 @@ func (e *endpoint) schemes() []string {
 // get sends a GET request for a path below the repository, "" for the registry itself. The answer's status is one of ok.
 // Its body ends with an error when nothing arrives for too long, and releases what it holds when it is closed.
 func (e *endpoint) get(ctx context.Context, path string, header http.Header, ok ...int) (*http.Response, error) {
+	caller := ctx
 	ctx, cancel := context.WithCancelCause(ctx)
 	response, err := e.send(ctx, path, header)
 	if err != nil {
 		cancel(nil)
+		if caller.Err() != nil {
+			return nil, context.Cause(caller)
+		}
 		return nil, e.failure(err)
 	}
 	response.Body = &patientBody{ReadCloser: response.Body, ctx: ctx, cancel: cancel, limit: e.access.Limits.Silence}

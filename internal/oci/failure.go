@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 	"unicode"
 
 	"oras.land/oras-go/v2/registry/remote/auth"
@@ -98,7 +99,7 @@ func shorten(s string) string {
 
 // failure gives an error of a request its kind and a hint.
 func (e *endpoint) failure(err error) error {
-	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || fault.KindOf(err) != fault.Failure {
+	if errors.Is(err, context.Canceled) || fault.KindOf(err) != fault.Failure {
 		return err
 	}
 	if r := refusalOf(err); r != nil {
@@ -179,7 +180,7 @@ func (e *endpoint) notFoundHint(r *refusal) string {
 
 // explain says what a request failed of, and what to do about it.
 func (e *endpoint) explain(err error) (what error, hint string) {
-	what = plain(err)
+	what = plain(err, e.access.Limits.Silence)
 	for _, known := range []func(error) (string, bool){
 		e.explainTLS, e.explainName, e.explainProxy, e.explainConnection,
 	} {
@@ -190,12 +191,15 @@ func (e *endpoint) explain(err error) (what error, hint string) {
 	return what, fmt.Sprintf("check the name %q and the network; a registry that needs no network can be given as oci:DIR", e.domain)
 }
 
-// plain takes the URL out of an error, of which a part may be a secret, where it is that of another host than the
-// registry's.
-func plain(err error) error {
+// plain makes an error of net/http readable, and takes what may be a secret out of its URL. limit is how long an answer
+// was waited for.
+func plain(err error, limit time.Duration) error {
 	var request *url.Error
 	if !errors.As(err, &request) {
 		return err
+	}
+	if strings.Contains(request.Err.Error(), "timeout awaiting response headers") { // net/http has no type for it
+		request.Err = silence{limit}
 	}
 	if u, parse := url.Parse(request.URL); parse == nil {
 		return fmt.Errorf("%s: %w", bare(u), request.Err)
@@ -268,7 +272,9 @@ type proxyRefusal struct {
 	status string
 }
 
-func (p *proxyRefusal) Error() string { return fmt.Sprintf("the proxy %s answers %s", p.proxy, p.status) }
+func (p *proxyRefusal) Error() string {
+	return fmt.Sprintf("the proxy %s answers %s", p.proxy, p.status)
+}
 
 func (e *endpoint) explainConnection(err error) (string, bool) {
 	var silent silence
@@ -277,7 +283,9 @@ func (e *endpoint) explainConnection(err error) (string, bool) {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "nothing listens there: is the registry running, and is the port right?", true
 	case errors.As(err, &silent), errors.As(err, &network) && network.Timeout():
-		return "the registry or the network hangs: try again; what has been downloaded is kept as far as it can be", true
+		return "the registry or the network hangs: try again", true
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
+		return "the registry or the network ends connections too soon: try again", true
 	}
 	return "", false
 }

@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
@@ -105,8 +107,38 @@ func tried(failed []error) error {
 	return fmt.Errorf("%w (before it, mirrors were tried: %s)", last, strings.Join(before, "; "))
 }
 
-func (e *endpoint) getManifest(ctx context.Context, id string) (*http.Response, error) {
-	return e.get(ctx, "manifests/"+id, http.Header{"Accept": {accepted}}, http.StatusOK)
+// fetched is a manifest or index as it came.
+type fetched struct {
+	raw    []byte
+	header http.Header
+}
+
+// manifest fetches a manifest or index by its tag or digest. It is small: where the connection breaks, it is fetched
+// again as a whole.
+func (e *endpoint) manifest(ctx context.Context, id string) (fetched, error) {
+	for broken := 0; ; broken++ {
+		got, err := e.manifestOnce(ctx, id)
+		again := errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET)
+		if !again || broken == e.access.Limits.Repeat {
+			return got, err
+		}
+		if err := sleep(ctx, e.access.Limits.Pause<<broken); err != nil {
+			return fetched{}, err
+		}
+	}
+}
+
+func (e *endpoint) manifestOnce(ctx context.Context, id string) (fetched, error) {
+	response, err := e.get(ctx, "manifests/"+id, http.Header{"Accept": {accepted}}, http.StatusOK)
+	if err != nil {
+		return fetched{}, err
+	}
+	defer func() { _ = response.Body.Close() }()
+	raw, err := readSmall(response.Body)
+	if err != nil {
+		return fetched{}, e.failure(err)
+	}
+	return fetched{raw, response.Header}, nil
 }
 
 // root fetches what the tag or the digest of the reference stands for.
@@ -131,27 +163,22 @@ func (e *endpoint) root(ctx context.Context, named reference.Named) (document, e
 	} else if tagged, ok := named.(reference.Tagged); ok {
 		id = tagged.Tag()
 	}
-	response, err := e.getManifest(ctx, id)
+	got, err := e.manifest(ctx, id)
 	if err != nil {
 		return document{}, fmt.Errorf("reading the manifest: %w", err)
 	}
-	defer func() { _ = response.Body.Close() }()
-	raw, err := readSmall(response.Body)
-	if err != nil {
-		return document{}, fmt.Errorf("reading the manifest: %w", e.failure(err))
-	}
-	sum := digest.FromBytes(raw)
-	switch said := digest.Digest(response.Header.Get("Docker-Content-Digest")); {
+	sum := digest.FromBytes(got.raw)
+	switch said := digest.Digest(got.header.Get("Docker-Content-Digest")); {
 	case byDigest:
-		sum, err = digested.Digest(), checkDigest(raw, digested.Digest())
+		sum, err = digested.Digest(), checkDigest(got.raw, digested.Digest())
 	case said.Validate() == nil:
-		sum, err = said, checkDigest(raw, said)
+		sum, err = said, checkDigest(got.raw, said)
 	}
 	if err != nil {
 		return document{}, fmt.Errorf("reading the manifest: %s: %w", e.domain, err)
 	}
-	root, err := parseDocument(raw, sum)
-	return root, pageError(err, e.domain, response.Header)
+	root, err := parseDocument(got.raw, sum)
+	return root, pageError(err, e.domain, got.header)
 }
 
 // pageError says what came in the place of a manifest, if it was a page for people: a gateway's, or a login's.
@@ -167,26 +194,9 @@ func pageError(err error, domain string, header http.Header) error {
 // manifest returns a manifest or index that an index names.
 func (r *registry) manifest(ctx context.Context, d ocispec.Descriptor) (body io.ReadCloser, err error) {
 	err = r.each(ctx, func(e *endpoint) error {
-		response, err := e.getManifest(ctx, d.Digest.String())
-		if err == nil {
-			body = failing{response.Body, e}
-		}
+		got, err := e.manifest(ctx, d.Digest.String())
+		body = io.NopCloser(bytes.NewReader(got.raw))
 		return err
 	})
 	return body, err
-}
-
-// failing gives the errors of a body their kind and hint.
-type failing struct {
-	io.ReadCloser
-	endpoint *endpoint
-}
-
-// Read reads on.
-func (f failing) Read(p []byte) (int, error) {
-	n, err := f.ReadCloser.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) {
-		err = f.endpoint.failure(err)
-	}
-	return n, err
 }
