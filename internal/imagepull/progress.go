@@ -61,6 +61,17 @@ func (a *arrivals) count(blob oci.Blob) layer.Blob {
 		}
 		return countedBody{body, a}, nil
 	}
+	if blob.OpenAt == nil {
+		return counted
+	}
+	counted.OpenAt = func(ctx context.Context, offset int64) (io.ReadCloser, error) {
+		body, err := blob.OpenAt(ctx, offset)
+		if err != nil {
+			return nil, err
+		}
+		a.bytes.Add(offset)
+		return countedBody{body, a}, nil
+	}
 	return counted
 }
 

@@ -26,6 +26,8 @@ type Blob struct {
 	Size      int64  // number of the bytes that Open returns; -1 if the source does not know it
 	// Open returns the bytes as the source has them: gzip, zstd or a plain tar. The caller closes the reader.
 	Open func(ctx context.Context) (io.ReadCloser, error)
+	// OpenAt is Open from a byte on, counted from 0. It is nil if the source cannot do that.
+	OpenAt func(ctx context.Context, offset int64) (io.ReadCloser, error)
 }
 
 // Store is a directory with layers. Any number of goroutines and processes may use one directory.

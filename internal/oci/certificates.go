@@ -43,6 +43,8 @@ type hosts struct {
 
 	mu         sync.Mutex
 	transports map[string]*http.Transport
+	wanting    map[string]bool // hosts that have asked for a client certificate and not answered yet: whether they got one
+	satisfied  map[string]bool // hosts that have answered
 }
 
 // RoundTrip sends a request by the transport of its host.
@@ -52,10 +54,63 @@ func (h *hosts) RoundTrip(request *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	response, err := transport.RoundTrip(request)
-	if err == nil && request.URL.Host == h.registry {
+	if err != nil {
+		return nil, h.explain(request.URL.Host, err)
+	}
+	if request.URL.Host == h.registry {
 		h.answered(request.URL.Scheme)
 	}
-	return response, err
+	h.satisfy(request.URL.Host)
+	return response, nil
+}
+
+// certificateWanted is the error of a connection to a host that has asked for a client certificate. What such a host
+// says when it wants another is often lost: it hangs up (RFC 8446, section 4.4.2.4).
+type certificateWanted struct {
+	err   error
+	shown bool
+}
+
+func (c *certificateWanted) Error() string {
+	if c.shown {
+		return c.err.Error() + " (it has asked for a client certificate, and does not seem to accept the one it got)"
+	}
+	return c.err.Error() + " (it has asked for a client certificate, and got none)"
+}
+
+func (h *hosts) explain(host string, err error) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if shown, wanting := h.wanting[host]; wanting {
+		return &certificateWanted{err, shown}
+	}
+	return err
+}
+
+func (h *hosts) satisfy(host string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.wanting, host)
+	h.satisfied[host] = true
+}
+
+// choose returns the first certificate that a host may want, or an empty one, as crypto/tls does by itself.
+func (h *hosts) choose(host string, own []tls.Certificate) func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+	return func(request *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		chosen := new(tls.Certificate)
+		for i := range own {
+			if request.SupportsCertificate(&own[i]) == nil {
+				chosen = &own[i]
+				break
+			}
+		}
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if !h.satisfied[host] {
+			h.wanting[host] = len(chosen.Certificate) > 0
+		}
+		return chosen, nil
+	}
 }
 
 func (h *hosts) transport(host string) (*http.Transport, error) {
@@ -68,11 +123,16 @@ func (h *hosts) transport(host string) (*http.Transport, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := newTransport(h.access.Limits)
-	t.TLSClientConfig = config
 	if h.transports == nil {
 		h.transports = make(map[string]*http.Transport)
+		h.wanting, h.satisfied = make(map[string]bool), make(map[string]bool)
 	}
+	config.GetClientCertificate = h.choose(host, config.Certificates)
+	if host == h.registry { // what has shown a certificate is not asked without TLS
+		config.VerifyConnection = func(tls.ConnectionState) error { h.answered("https"); return nil }
+	}
+	t := newTransport(h.access.Limits)
+	t.TLSClientConfig = config
 	h.transports[host] = t
 	return t, nil
 }

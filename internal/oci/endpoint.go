@@ -68,7 +68,7 @@ func (e *endpoint) connect() {
 			CheckRedirect: redirects(e.insecure),
 		},
 		Header:     http.Header{"User-Agent": {userAgent}},
-		Cache:      auth.NewSingleContextCache(), // one repository, one right: one token
+		Cache:      auth.NewCache(),
 		ClientID:   userAgent,
 		Credential: func(ctx context.Context, _ string) (auth.Credential, error) { return e.credential(ctx), nil },
 	}
@@ -161,6 +161,9 @@ func (e *endpoint) get(ctx context.Context, path string, header http.Header, ok 
 
 // send tries the schemes.
 func (e *endpoint) send(ctx context.Context, path string, header http.Header) (*http.Response, error) {
+	if e.repository != "" { // the token for it is used without asking what it has to be for
+		ctx = auth.WithScopesForHost(ctx, e.host, auth.ScopeRepository(e.repository, auth.ActionPull))
+	}
 	var first error
 	for _, scheme := range e.schemes() {
 		request, err := http.NewRequestWithContext(ctx, http.MethodGet, e.url(scheme, path), nil)

@@ -210,7 +210,7 @@ func plain(err error, limit time.Duration) error {
 // untrusted reports whether TLS has failed because of a certificate: a registry that has one is not asked without.
 func untrusted(err error) bool {
 	var verification *tls.CertificateVerificationError
-	return errors.As(err, &verification) || strings.Contains(err.Error(), "remote error: tls:")
+	return errors.As(err, &verification)
 }
 
 func (e *endpoint) explainTLS(err error) (string, bool) {
@@ -218,6 +218,7 @@ func (e *endpoint) explainTLS(err error) (string, bool) {
 		unknown x509.UnknownAuthorityError
 		name    x509.HostnameError
 		invalid x509.CertificateInvalidError
+		wanted  *certificateWanted
 	)
 	switch {
 	case errors.As(err, &unknown):
@@ -227,9 +228,9 @@ func (e *endpoint) explainTLS(err error) (string, bool) {
 		return "use a name that is in the registry's certificate; --insecure asks without checking", true
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 		return "the registry's certificate has expired, or this host's clock is wrong; --insecure asks without checking", true
-	case untrusted(err) && strings.Contains(err.Error(), "remote error: tls:"):
-		return fmt.Sprintf("it seems to want a client certificate: put that into %s, with client.key beside it, or pass --cert-dir DIR "+
-			"with the two", e.suggestedFile("client.cert")), true
+	case errors.As(err, &wanted):
+		return fmt.Sprintf("put the certificate into %s, with client.key beside it, or pass --cert-dir DIR with the two",
+			e.suggestedFile("client.cert")), true
 	case untrusted(err):
 		return "--insecure asks without checking the certificate", true
 	case errors.Is(err, http.ErrSchemeMismatch):

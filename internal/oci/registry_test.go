@@ -9,7 +9,6 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -178,12 +177,7 @@ func loggedIn(t *testing.T, host, userAndPassword string) *credential.Store {
 	file := filepath.Join(t.TempDir(), "auth.json")
 	auth := base64.StdEncoding.EncodeToString([]byte(userAndPassword))
 	writeFile(t, file, fmt.Appendf(nil, `{"auths": {%q: {"auth": %q}}}`, host, auth))
-	return credential.Open(func(name string) string {
-		if name == "REGISTRY_AUTH_FILE" {
-			return file
-		}
-		return ""
-	}, os.Getuid(), nil)
+	return fromFile(file)
 }
 
 // TestLogin pulls with a token that the registry's challenge leads to, and follows a redirect to another host, which

@@ -21,7 +21,14 @@ type Store struct {
 	files   []string // paths, the first asked first
 	target  string   // the file that Save writes
 	helpers []helper // of registries.conf; Files among them stands for inline and files
+	given   Credential
 }
+
+// Given is a store with nothing but these credentials, for every registry. Nothing can be saved in it.
+func Given(c Credential) *Store { return &Store{given: c} }
+
+// Target is where Save stores what no helper is for.
+func (s *Store) Target() string { return s.target }
 
 // Open returns the store of the user of this environment. helpers are those of registries.conf; none means Files.
 //
@@ -103,7 +110,7 @@ func (s *Store) Places() []string {
 // Find returns the credentials for a repository of a registry: HOST[:PORT], "docker.io" for Docker Hub. The first place
 // that has any decides, and in a file the entry that is most specific.
 func (s *Store) Find(ctx context.Context, registry, repository string) Found {
-	var found Found
+	found := Found{Credential: s.given}
 	for _, h := range s.helpers {
 		if h == Files {
 			s.findInFiles(ctx, registry, repository, &found)

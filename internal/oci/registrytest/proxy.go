@@ -22,6 +22,7 @@ type Proxy struct {
 	mu       sync.Mutex
 	faults   []planned
 	requests []Request
+	expired  map[string]string // what Authorization is replaced by
 	running  int
 	most     int
 }
@@ -52,7 +53,7 @@ type Fault func(w http.ResponseWriter, r *http.Request, ask func(*http.Request) 
 // NewProxy starts a proxy, which ends with the test. With an authority it has TLS.
 func NewProxy(t testing.TB, registry *Registry, authority *Authority) *Proxy {
 	t.Helper()
-	p := &Proxy{registry: registry, upstream: registry.client(), ended: make(chan struct{})}
+	p := &Proxy{registry: registry, upstream: registry.client(), ended: make(chan struct{}), expired: make(map[string]string)}
 	server := httptest.NewUnstartedServer(p)
 	if authority == nil {
 		server.Start()
@@ -71,6 +72,13 @@ func (p *Proxy) Plan(part string, faults ...Fault) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.faults = append(p.faults, planned{part, faults})
+}
+
+// Forget drops the faults that are still planned.
+func (p *Proxy) Forget() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.faults = nil
 }
 
 // Requests are those for paths with this part, so far.
@@ -131,6 +139,11 @@ func (p *Proxy) ask(r *http.Request) Answer {
 		return Answer{Status: http.StatusBadGateway}
 	}
 	forwarded.Header = r.Header.Clone()
+	p.mu.Lock()
+	if expired := p.expired[r.Header.Get("Authorization")]; expired != "" {
+		forwarded.Header.Set("Authorization", expired)
+	}
+	p.mu.Unlock()
 	response, err := p.upstream.Do(forwarded)
 	if err != nil {
 		return Answer{Status: http.StatusBadGateway}
@@ -285,10 +298,12 @@ func Slow(d time.Duration) Fault {
 	}
 }
 
-// Bearer asks the registry with another token than the client's.
-func Bearer(token string) Fault {
+// Expire has the token of a request be one that ended long ago from then on, which replaces it on its way to the registry.
+func (p *Proxy) Expire(expired string) Fault {
 	return func(w http.ResponseWriter, r *http.Request, ask func(*http.Request) Answer) {
-		r.Header.Set("Authorization", "Bearer "+token)
+		p.mu.Lock()
+		p.expired[r.Header.Get("Authorization")] = "Bearer " + expired
+		p.mu.Unlock()
 		Pass(w, r, ask)
 	}
 }
