@@ -45,6 +45,7 @@ docker-archive:FILE for what docker save writes. The same image with the same op
 	flags.StringVar(&options.Platform, "platform", "linux/amd64", "os/architecture to choose from a multi-platform image")
 	flags.StringVar(&options.Builder, "builder", "native", "what writes the file system: native, or mkfs (needs e2fsprogs)")
 	flags.BoolVar(&options.NoGuest, "no-guest", false, "leave the image as it is, without banger's agent, which only linux/amd64 images get")
+	registryFlags(cmd, &options.RegistryOptions)
 	return cmd
 }
 

@@ -28,6 +28,7 @@ type PullOptions struct {
 	Platform string `json:"platform,omitempty"` // "" is linux/amd64
 	Builder  string `json:"builder,omitempty"`  // "" is the default
 	NoGuest  bool   `json:"no_guest,omitempty"` // leave the image as it is
+	RegistryOptions
 }
 
 // Pulled is the result of a pull.
@@ -74,7 +75,9 @@ func (e *Engine) planPull(ctx context.Context, reference, tempDir string, option
 	if err != nil {
 		return nil, err
 	}
-	image, err := oci.Resolve(ctx, reference, oci.Options{Platform: platform, TempDir: tempDir})
+	image, err := oci.Resolve(ctx, reference, oci.Options{
+		Platform: platform, TempDir: tempDir, Access: options.access(e.reportRegistry),
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -37,14 +37,17 @@ func referenceHint(name string) string {
 	return "write it as in debian:bookworm or ghcr.io/owner/image:tag"
 }
 
-// FamiliarName returns docker's short form of a reference to a registry, with the tag ("debian:bookworm",
+// FamiliarName returns docker's short form of a reference to a registry, or of what registries.conf has for it, with the tag ("debian:bookworm",
 // "localhost:5000/debian:bookworm"), or with the digest if there is no tag. false says that ref names a layout or an
 // archive, or nothing at all.
 func FamiliarName(ref string) (string, bool) {
 	if strings.HasPrefix(ref, layoutPrefix) || strings.HasPrefix(ref, archivePrefix) {
 		return "", false
 	}
-	named, err := parseNamed(ref)
+	named, err := userConfiguration().resolve(ref)
+	if err != nil { // the pull says what is wrong with the configuration
+		named, err = parseNamed(ref)
+	}
 	if err != nil {
 		return "", false
 	}

@@ -19,6 +19,11 @@ func (c *Client) PullImage(ctx context.Context, reference string, options engine
 	if err != nil {
 		return engine.Pulled{}, err
 	}
+	for _, path := range []*string{&options.CAFile, &options.CertDir} {
+		if *path, err = absolute(*path); err != nil {
+			return engine.Pulled{}, err
+		}
+	}
 	var pulled engine.Pulled
 	err = c.follow(ctx, post(api.Pull{Reference: whole, PullOptions: options}, "images"), &pulled)
 	return pulled, err
