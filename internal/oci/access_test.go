@@ -222,7 +222,7 @@ func TestRedirectLosesCredentials(t *testing.T) {
 	front.Plan("/blobs/"+origin.layer, registrytest.Redirect(storage.URL))
 	access := alone(t)
 	access.CAFile = ca.File
-	checkPull(t, front.Address+tool, access, fault.Unreachable, "not encrypted")
+	checkPull(t, front.Address+tool, access, fault.Unreachable, "redirect from TLS|--insecure")
 }
 
 // TestPlainHTTP: without TLS, credentials go to loopback alone, unless the user says otherwise.

@@ -236,10 +236,11 @@ func (a Access) checkCertDir() error {
 func redirects(insecure bool) func(*http.Request, []*http.Request) error {
 	return func(request *http.Request, via []*http.Request) error {
 		if len(via) >= 10 {
-			return errors.New("it redirects ten times in a row")
+			return fault.New(fault.Unreachable, errors.New("it redirects ten times in a row"), "the registry has a problem: try again later")
 		}
 		if last := via[len(via)-1].URL; last.Scheme == "https" && request.URL.Scheme != "https" && !insecure {
-			return fmt.Errorf("it redirects to %s, which is not encrypted", bare(request.URL))
+			err := errors.New("a redirect from TLS to a URL without it is not followed")
+			return fault.New(fault.Unreachable, err, "--insecure follows it")
 		}
 		return nil
 	}

@@ -100,7 +100,7 @@ func shorten(s string) string {
 // failure gives an error of a request its kind and a hint.
 func (e *endpoint) failure(err error) error {
 	if errors.Is(err, context.Canceled) || fault.KindOf(err) != fault.Failure {
-		return err
+		return plain(err, e.access.Limits.Silence)
 	}
 	if r := refusalOf(err); r != nil {
 		return e.refused(r)
@@ -285,7 +285,7 @@ func (e *endpoint) explainConnection(err error) (string, bool) {
 		return "nothing listens there: is the registry running, and is the port right?", true
 	case errors.As(err, &silent), errors.As(err, &network) && network.Timeout():
 		return "the registry or the network hangs: try again", true
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
+	case broken(err):
 		return "the registry or the network ends connections too soon: try again", true
 	}
 	return "", false

@@ -3,7 +3,6 @@ package oci
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"mime"
@@ -11,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
-	"syscall"
 
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
@@ -116,13 +114,12 @@ type fetched struct {
 // manifest fetches a manifest or index by its tag or digest. It is small: where the connection breaks, it is fetched
 // again as a whole.
 func (e *endpoint) manifest(ctx context.Context, id string) (fetched, error) {
-	for broken := 0; ; broken++ {
+	for attempt := 0; ; attempt++ {
 		got, err := e.manifestOnce(ctx, id)
-		again := errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET)
-		if !again || broken == e.access.Limits.Repeat {
+		if err == nil || !broken(err) || attempt == e.access.Limits.Repeat {
 			return got, err
 		}
-		if err := sleep(ctx, e.access.Limits.Pause<<broken); err != nil {
+		if err := sleep(ctx, e.access.Limits.Pause<<attempt); err != nil {
 			return fetched{}, err
 		}
 	}

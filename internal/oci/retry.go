@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -49,7 +51,7 @@ func (r *repeating) pause(attempt int, response *http.Response, err error) (time
 // passing reports whether a failure may be over soon. A registry that has been silent for long enough is not asked again.
 func passing(response *http.Response, err error) bool {
 	if err != nil {
-		return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+		return broken(err)
 	}
 	switch response.StatusCode {
 	case http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusBadGateway,
@@ -57,6 +59,21 @@ func passing(response *http.Response, err error) bool {
 		return true
 	}
 	return false
+}
+
+// broken reports whether a connection has ended too soon. HTTP/2 has errors of its own for that, whose types net/http keeps
+// to itself.
+func broken(err error) bool {
+	var late net.Error
+	if errors.As(err, &late) && late.Timeout() {
+		return false
+	}
+	for _, end := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE} {
+		if errors.Is(err, end) {
+			return true
+		}
+	}
+	return strings.Contains(err.Error(), "stream error: ") || strings.Contains(err.Error(), "http2: ")
 }
 
 // retryAfter reads the header, which has seconds or a date (RFC 9110, section 10.2.3).

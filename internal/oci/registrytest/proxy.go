@@ -50,7 +50,7 @@ type Answer struct {
 // Fault answers a request, which ask forwards to the registry.
 type Fault func(w http.ResponseWriter, r *http.Request, ask func(*http.Request) Answer)
 
-// NewProxy starts a proxy, which ends with the test. With an authority it has TLS.
+// NewProxy starts a proxy, which ends with the test. With an authority it has TLS, and speaks HTTP/2.
 func NewProxy(t testing.TB, registry *Registry, authority *Authority) *Proxy {
 	t.Helper()
 	p := &Proxy{registry: registry, upstream: registry.client(), ended: make(chan struct{}), expired: make(map[string]string)}
@@ -58,7 +58,7 @@ func NewProxy(t testing.TB, registry *Registry, authority *Authority) *Proxy {
 	if authority == nil {
 		server.Start()
 	} else {
-		server.TLS = authority.Server(t)
+		server.TLS, server.EnableHTTP2 = authority.Server(t), true
 		server.StartTLS()
 	}
 	t.Cleanup(func() { close(p.ended); server.CloseClientConnections(); server.Close() })
