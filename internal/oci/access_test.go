@@ -300,7 +300,7 @@ func TestMirrors(t *testing.T) {
 			var said []string
 			var mu sync.Mutex
 			access := alone(t)
-			access.Limits, access.Configuration = hasty(), configured(t, conf(test.mirrors...))
+			access.Limits, access.Configuration = hasty(false), configured(t, conf(test.mirrors...))
 			access.Report = func(text string) { mu.Lock(); said = append(said, text); mu.Unlock() }
 			checkPull(t, "registry.example/far/tool:v1", access, test.kind, test.words)
 			for _, word := range strings.Split(test.reports, "|") {

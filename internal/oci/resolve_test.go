@@ -37,7 +37,7 @@ func alone(t *testing.T) Access {
 	nothing := func(string) string { return "" }
 	return Access{
 		Configuration: NewConfiguration(file), Credentials: credential.Open(nothing, os.Getuid(), nil), CertsD: []string{},
-		Limits: Limits{Silence: 5 * time.Second, Pause: time.Millisecond},
+		Limits: Limits{Silence: 20 * time.Second, Pause: time.Millisecond},
 	}
 }
 

@@ -22,7 +22,7 @@ import (
 type Options struct {
 	Users     map[string]string // passwords by user, for Basic authentication
 	Tokens    *TokenServer      // whose tokens are wanted
-	Authority *Authority        // of the registry's certificate: it has TLS
+	Authority *Authority        // of the registry's certificate, which is one for registry.example as well: it has TLS
 	Clients   *Authority        // of the certificates that clients must have; needs Authority
 	Storage   string            // directory, which registries may share; "" is one of its own
 }
@@ -90,7 +90,7 @@ func (r *Registry) configuration(dir string) []byte {
 	fmt.Fprintf(&c, "storage:\n  filesystem: {rootdirectory: %q}\n  delete: {enabled: true}\n", r.Storage)
 	fmt.Fprintf(&c, "http:\n  addr: %q\n", strings.Replace(r.Address, "localhost", "127.0.0.1", 1))
 	if r.options.Authority != nil {
-		certificate, key := r.options.Authority.Issue(r.t, dir, "server", "localhost", "127.0.0.1")
+		certificate, key := r.options.Authority.Issue(r.t, dir, "server", "localhost", "127.0.0.1", "registry.example")
 		fmt.Fprintf(&c, "  tls:\n    certificate: %q\n    key: %q\n", certificate, key)
 		if r.options.Clients != nil {
 			fmt.Fprintf(&c, "    clientcas: [%q]\n", r.options.Clients.File)
