@@ -87,6 +87,27 @@ func TestTokens(t *testing.T) {
 	}
 }
 
+// TestTokenServerElsewhere: a registry cannot have credentials sent to this host's own services, nor to where there is no
+// TLS although the registry has it.
+func TestTokenServerElsewhere(t *testing.T) {
+	origin := pushImage(t)
+	ca := registrytest.NewAuthority(t)
+	secure := registrytest.NewProxy(t, origin.Registry, ca)
+	plain := registrytest.NewProxy(t, origin.Registry, nil)
+	for realm, p := range map[string]*registrytest.Proxy{
+		"http://localhost:1/token": secure, "http://169.254.169.254/token": plain, "https://169.254.169.254/token": secure,
+	} {
+		p.Plan("/", registrytest.Challenge(fmt.Sprintf("Bearer realm=%q", realm)))
+		access := alone(t)
+		access.CAFile = ca.File
+		access.Credentials = loggedIn(t, p.Address, "me:secret")
+		checkPull(t, p.Address+tool, access, fault.Unreachable, "bearer realm|token server that it should not")
+	}
+	// Of a registry on this host, the token server may be here, by another name.
+	plain.Plan("/", registrytest.Challenge(`Bearer realm="http://127.0.0.1:1/token"`))
+	checkPull(t, plain.Address+tool, alone(t), fault.Unreachable, "127.0.0.1:1/token|refused")
+}
+
 // TestTokenExpires: a token that ends in the middle of a pull, before a layer and within it, is renewed.
 func TestTokenExpires(t *testing.T) {
 	origin := pushImage(t)

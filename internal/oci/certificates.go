@@ -220,8 +220,13 @@ func (h *hosts) certificates(host string) string {
 	return ""
 }
 
-// checkCertDir refuses a directory that a flag names and that is not there, which certs.d may do.
-func (a Access) checkCertDir() error {
+// checkFiles refuses what the flags name and what is not there, or is of no use, before anybody is asked.
+func (a Access) checkFiles() error {
+	if a.CAFile != "" {
+		if err := trust(new(tls.Config), a.CAFile); err != nil {
+			return err
+		}
+	}
 	if a.CertDir == "" {
 		return nil
 	}

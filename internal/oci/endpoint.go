@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -71,6 +72,11 @@ func (e *endpoint) connect() {
 		Cache:      auth.NewCache(),
 		ClientID:   userAgent,
 		Credential: func(ctx context.Context, _ string) (auth.Credential, error) { return e.credential(ctx), nil },
+	}
+	if loopback(e.host) { // its token server may be here, too
+		e.client.BlockedRealmPrefixes = slices.DeleteFunc(auth.DefaultBlockedRealmPrefixes(), func(p netip.Prefix) bool {
+			return p.Addr().IsLoopback()
+		})
 	}
 }
 

@@ -182,7 +182,7 @@ func (e *endpoint) notFoundHint(r *refusal) string {
 func (e *endpoint) explain(err error) (what error, hint string) {
 	what = plain(err, e.access.Limits.Silence)
 	for _, known := range []func(error) (string, bool){
-		e.explainTLS, e.explainName, e.explainProxy, e.explainConnection,
+		e.explainTLS, e.explainName, e.explainProxy, e.explainTokenServer, e.explainConnection,
 	} {
 		if hint, ok := known(err); ok {
 			return what, hint
@@ -275,6 +275,12 @@ type proxyRefusal struct {
 
 func (p *proxyRefusal) Error() string {
 	return fmt.Sprintf("the proxy %s answers %s", p.proxy, p.status)
+}
+
+// explainTokenServer explains why the library that logs in refuses to ask a token server. It has no type for that.
+func (e *endpoint) explainTokenServer(err error) (string, bool) {
+	return "the registry names a token server that it should not, so nothing was sent to it: one without TLS, or on this host " +
+		"or in a cloud's metadata network", strings.Contains(err.Error(), "bearer realm")
 }
 
 func (e *endpoint) explainConnection(err error) (string, bool) {

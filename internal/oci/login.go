@@ -66,7 +66,7 @@ func LogIn(ctx context.Context, registry, username, password string, access Acce
 // askWhoIsThere makes the request that a registry answers only to those whom it knows (distribution-spec, "Determining
 // Support"), and reports whether it has asked for the credentials.
 func askWhoIsThere(ctx context.Context, host string, access Access) (asked bool, err error) {
-	if err := access.checkCertDir(); err != nil {
+	if err := access.checkFiles(); err != nil {
 		return false, err
 	}
 	insecure, err := access.Configuration.insecure(host)

@@ -33,7 +33,7 @@ type registry struct {
 
 // openRegistry finds out where to ask for an image. It asks nobody yet.
 func openRegistry(named reference.Named, access Access) (*registry, error) {
-	if err := access.checkCertDir(); err != nil {
+	if err := access.checkFiles(); err != nil {
 		return nil, err
 	}
 	places, err := access.Configuration.places(named)

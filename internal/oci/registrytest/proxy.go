@@ -224,6 +224,14 @@ func Refuse(status int, retryAfter, body string) Fault {
 	}
 }
 
+// Challenge asks for a login (RFC 9110, section 11.6.1).
+func Challenge(challenge string) Fault {
+	return func(w http.ResponseWriter, _ *http.Request, _ func(*http.Request) Answer) {
+		w.Header().Set("WWW-Authenticate", challenge)
+		w.WriteHeader(http.StatusUnauthorized)
+	}
+}
+
 // Flip changes the byte at an offset.
 func Flip(offset int) Fault {
 	return func(w http.ResponseWriter, r *http.Request, ask func(*http.Request) Answer) {
