@@ -2,6 +2,7 @@ package oci
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -145,21 +146,24 @@ func (b *blobReader) Read(p []byte) (int, error) {
 // goOn opens the rest of a download that broke for a reason.
 func (b *blobReader) goOn(reason error) error {
 	for {
-		if err := b.reopen(reason); err != nil {
-			if !b.leave(err) {
-				return b.withTried(err)
-			}
-			if reason = b.open(); reason == nil {
-				return nil
-			}
-			continue
+		err := b.reopen(reason)
+		if err == nil {
+			return nil
 		}
-		return nil
+		if !b.leave(err) {
+			return b.withTried(err)
+		}
+		if reason = b.open(); reason == nil {
+			return nil
+		}
 	}
 }
 
 // reopen waits a little and asks for the rest, until it breaks too often.
 func (b *blobReader) reopen(reason error) error {
+	if settled(reason) {
+		return reason
+	}
 	limits := b.endpoints[0].access.Limits
 	for b.broken < limits.Repeat {
 		b.close()
@@ -171,12 +175,19 @@ func (b *blobReader) reopen(reason error) error {
 		if err == nil {
 			return nil
 		}
-		if fault.KindOf(err) == fault.Corrupt {
-			return err // asked again, it would say the same
+		if settled(err) {
+			return err
 		}
 		reason = err
 	}
 	return b.final(reason)
+}
+
+// settled reports whether a registry that is asked again would say the same: it has refused, or its bytes are wrong.
+func settled(err error) bool {
+	var r *refusal
+	refused := errors.As(err, &r) && r.status < http.StatusInternalServerError && r.status != http.StatusTooManyRequests
+	return refused || fault.KindOf(err) == fault.Corrupt
 }
 
 // final is the error of a download that broke for good. An answer of no known length that is merely too short stays an

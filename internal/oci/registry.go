@@ -169,7 +169,7 @@ func (e *endpoint) root(ctx context.Context, named reference.Named) (document, e
 	case byDigest:
 		sum, err = digested.Digest(), checkDigest(got.raw, digested.Digest())
 	case said.Validate() == nil:
-		sum, err = said, checkDigest(got.raw, said)
+		err = checkDigest(got.raw, said)
 	}
 	if err != nil {
 		return document{}, fmt.Errorf("reading the manifest: %s: %w", e.domain, err)
