@@ -14,7 +14,6 @@ import (
 	"slices"
 	"strings"
 	"syscall"
-	"time"
 	"unicode"
 
 	"oras.land/oras-go/v2/registry/remote/auth"
@@ -100,7 +99,7 @@ func shorten(s string) string {
 // failure gives an error of a request its kind and a hint.
 func (e *endpoint) failure(err error) error {
 	if errors.Is(err, context.Canceled) || fault.KindOf(err) != fault.Failure {
-		return plain(err, e.access.Limits.Silence)
+		return e.plain(err)
 	}
 	if r := refusalOf(err); r != nil {
 		return e.refused(r)
@@ -108,8 +107,7 @@ func (e *endpoint) failure(err error) error {
 	if errors.Is(err, auth.ErrBasicCredentialNotFound) || strings.Contains(err.Error(), "missing username or password") {
 		return e.refused(&refusal{from: e.host, status: http.StatusUnauthorized})
 	}
-	what, hint := e.explain(err)
-	return fault.New(fault.Unreachable, fmt.Errorf("asking %s: %w", e.domain, what), hint)
+	return fault.New(fault.Unreachable, fmt.Errorf("asking %s: %w", e.domain, e.plain(err)), e.explain(err))
 }
 
 // refusalOf finds the registry's refusal, or its token server's.
@@ -178,33 +176,33 @@ func (e *endpoint) notFoundHint(r *refusal) string {
 	return fmt.Sprintf("check the tag: is there such an image in %s/%s?", e.domain, e.repository)
 }
 
-// explain says what a request failed of, and what to do about it.
-func (e *endpoint) explain(err error) (what error, hint string) {
-	what = plain(err, e.access.Limits.Silence)
+// explain says what to do about a request that has failed.
+func (e *endpoint) explain(err error) (hint string) {
 	for _, known := range []func(error) (string, bool){
 		e.explainTLS, e.explainName, e.explainProxy, e.explainTokenServer, e.explainConnection,
 	} {
 		if hint, ok := known(err); ok {
-			return what, hint
+			return hint
 		}
 	}
-	return what, fmt.Sprintf("check the name %q and the network; a registry that needs no network can be given as oci:DIR", e.domain)
+	return fmt.Sprintf("check the name %q and the network; a registry that needs no network can be given as oci:DIR", e.domain)
 }
 
-// plain makes an error of net/http readable, and takes what may be a secret out of its URL. limit is how long an answer
-// was waited for.
-func plain(err error, limit time.Duration) error {
+// plain makes an error of net/http readable: with the URL only where another host than the registry has failed, and
+// without what may be a secret in it.
+func (e *endpoint) plain(err error) error {
 	var request *url.Error
 	if !errors.As(err, &request) {
 		return err
 	}
-	if strings.Contains(request.Err.Error(), "timeout awaiting response headers") { // net/http has no type for it
-		request.Err = silence{limit}
+	reason := request.Err
+	if strings.Contains(reason.Error(), "timeout awaiting response headers") { // net/http has no type for it
+		reason = silence{e.access.Limits.Silence}
 	}
-	if u, parse := url.Parse(request.URL); parse == nil {
-		return fmt.Errorf("%s: %w", bare(u), request.Err)
+	if u, parse := url.Parse(request.URL); parse == nil && u.Host != e.host {
+		return fmt.Errorf("%s: %w", bare(u), reason)
 	}
-	return request.Err
+	return reason
 }
 
 // untrusted reports whether TLS has failed because of a certificate: a registry that has one is not asked without.

@@ -105,9 +105,9 @@ func (u *user) loginOnTerminal(registry string) {
 			}
 		}
 	}
-	for _, step := range []struct{ wait, type_ string }{{"Username: ", "me\n"}, {"Password: ", "pass:word\n"}, {"logged in", ""}} {
+	for _, step := range []struct{ wait, keys string }{{"Username: ", "me\n"}, {"Password: ", "pass:word\n"}, {"logged in", ""}} {
 		until(step.wait)
-		_, _ = terminal.WriteString(step.type_)
+		_, _ = terminal.WriteString(step.keys)
 	}
 	err = cmd.Wait()
 	if text := shown.String(); err != nil || !strings.Contains(text, "me\r\n") || strings.Contains(text, "word") && strings.Contains(text, "pass:") {

@@ -212,17 +212,13 @@ func lockFile(ctx context.Context, path string) (*lock.Lock, error) {
 	return lock.AcquireDir(ctx, filepath.Dir(path))
 }
 
-// removeKeys removes the entries of a registry as a whole, and reports whether there were any. Those of its
-// repositories stay.
-func removeKeys(auths map[string]json.RawMessage, registry string) bool {
-	had := false
+// removeKeys removes the entries of a registry as a whole. Those of its repositories stay.
+func removeKeys(auths map[string]json.RawMessage, registry string) {
 	for key := range auths {
 		if canonicalKey(key) == registry {
 			delete(auths, key)
-			had = true
 		}
 	}
-	return had
 }
 
 // Erase removes the credentials of a registry from where Save stores them, and from every helper of registries.conf. It
