@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"github.com/banger-vm/banger/internal/engine"
@@ -109,49 +110,65 @@ func (a *app) askForLogin(ctx context.Context, options *engine.LoginOptions, fro
 		return usage(err, "pass --username NAME and --password-stdin")
 	}
 	if options.Username == "" {
-		name, err := a.prompt(ctx, "Username: ", a.readLine)
+		name, err := a.prompt(ctx, "Username: ", false)
 		if err != nil {
 			return err
 		}
 		options.Username = strings.TrimSpace(name)
 	}
 	var err error
-	options.Password, err = a.prompt(ctx, "Password: ", func() (string, error) {
-		password, err := term.ReadPassword(int(a.stdin.Fd()))
-		_, _ = fmt.Fprintln(a.stderr)
-		return string(password), err
-	})
+	options.Password, err = a.prompt(ctx, "Password: ", true)
 	return err
 }
 
-func (a *app) readLine() (string, error) { return bufio.NewReader(a.stdin).ReadString('\n') }
-
-// prompt asks on the terminal. When ctx ends first, the terminal echoes again.
-func (a *app) prompt(ctx context.Context, question string, read func() (string, error)) (string, error) {
+// prompt asks for a line on the terminal, which does not show a secret. The terminal is as it was afterwards, also when ctx
+// ends first.
+func (a *app) prompt(ctx context.Context, question string, secret bool) (string, error) {
 	fd := int(a.stdin.Fd())
 	state, err := term.GetState(fd)
+	if err == nil && secret { // before the question: somebody may be quick to answer
+		err = hideInput(fd)
+	}
 	if err != nil {
 		return "", fmt.Errorf("preparing the terminal: %w", err)
 	}
+	defer func() { _ = term.Restore(fd, state) }()
 	_, _ = fmt.Fprint(a.stderr, question)
+	line, err := a.readLine(ctx)
+	if secret || err != nil {
+		_, _ = fmt.Fprintln(a.stderr)
+	}
+	return line, err
+}
+
+// hideInput has a terminal show nothing of what is typed (termios(3)).
+func hideInput(fd int) error {
+	settings, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	if err != nil {
+		return err
+	}
+	settings.Lflag &^= unix.ECHO
+	return unix.IoctlSetTermios(fd, unix.TCSETS, settings)
+}
+
+// readLine reads a line, without its end, unless ctx ends first.
+func (a *app) readLine(ctx context.Context) (string, error) {
 	type answer struct {
-		text string
+		line string
 		err  error
 	}
 	answers := make(chan answer, 1)
 	go func() {
-		text, err := read()
-		answers <- answer{text, err}
+		line, err := bufio.NewReader(a.stdin).ReadString('\n') // the terminal gives a line at a time
+		answers <- answer{strings.TrimRight(line, "\r\n"), err}
 	}()
 	select {
 	case got := <-answers:
 		if got.err != nil {
 			got.err = fmt.Errorf("reading from the terminal: %w", got.err)
 		}
-		return got.text, got.err
+		return got.line, got.err
 	case <-ctx.Done():
-		_ = term.Restore(fd, state)
-		_, _ = fmt.Fprintln(a.stderr)
 		return "", context.Cause(ctx)
 	}
 }

@@ -156,6 +156,9 @@ func newTransport(limits Limits) *http.Transport {
 		IdleConnTimeout:       limits.Silence,
 		TLSHandshakeTimeout:   limits.Connect,
 		ResponseHeaderTimeout: limits.Silence,
+		// All requests to a host share a connection. One that is dead is found out before a request is given up, so that the
+		// next one does not take it again.
+		HTTP2: &http.HTTP2Config{SendPingTimeout: limits.Silence / 4, PingTimeout: limits.Silence / 2},
 		OnProxyConnectResponse: func(_ context.Context, proxy *url.URL, _ *http.Request, answer *http.Response) error {
 			if answer.StatusCode == http.StatusOK {
 				return nil

@@ -71,7 +71,7 @@ func download(t *testing.T, ref string, access Access) error {
 func hasty(silent bool) Limits {
 	limits := Limits{Connect: 20 * time.Second, Silence: 20 * time.Second, Pause: time.Millisecond, Repeat: 3, Wait: time.Second}
 	if silent {
-		limits.Silence = 200 * time.Millisecond
+		limits.Silence = 400 * time.Millisecond
 	}
 	return limits
 }
@@ -130,11 +130,11 @@ func testFaults(t *testing.T, origin pushed, authority *registrytest.Authority) 
 		{"stalled in a layer, once", func(p *registrytest.Proxy) { p.Plan(layer, p.Stall(1000)) }, 0, "", " bytes=1000-"},
 		{"stalled in a layer, always", func(p *registrytest.Proxy) {
 			p.Plan(layer, registrytest.Repeat(99, p.Stall(0))...)
-		}, fault.Unreachable, "sent nothing for 200ms|try again", "*"},
+		}, fault.Unreachable, "sent nothing for 400ms|try again", "*"},
 		{"stalled in a manifest", func(p *registrytest.Proxy) { p.Plan(manifests, p.Stall(10)) },
-			fault.Unreachable, "sent nothing for 200ms|manifest|try again", ""},
+			fault.Unreachable, "sent nothing for 400ms|manifest|try again", ""},
 		{"no answer", func(p *registrytest.Proxy) { p.Plan(manifests, p.Silent) },
-			fault.Unreachable, "sent nothing for 200ms|try again", ""},
+			fault.Unreachable, "sent nothing for 400ms|try again", ""},
 		{"busy, and says until when", func(p *registrytest.Proxy) {
 			p.Plan(manifests, busy(429, "0"), busy(503, "0"))
 			p.Plan(layer, busy(429, "0"), busy(503, ""))
@@ -219,5 +219,33 @@ func testFaults(t *testing.T, origin pushed, authority *registrytest.Authority) 
 				t.Errorf("ranges of the requests for the layer: got %q, want %q", got, test.ranges)
 			}
 		})
+	}
+}
+
+// TestDeadConnections: a connection that stays open and carries nothing is given up, by HTTP/2, too, where all requests
+// share one.
+func TestDeadConnections(t *testing.T) {
+	origin := pushImage(t)
+	ca := registrytest.NewAuthority(t)
+	secure := registrytest.Start(t, registrytest.Options{Authority: ca, Storage: origin.Storage})
+	for name, r := range map[string]*registrytest.Registry{"HTTP 1.1": origin.Registry, "HTTP 2": secure} {
+		for _, after := range []int64{1, 2000, 20_000} { // in the TLS handshake or the manifest, and in the layer
+			access := alone(t)
+			access.CAFile, access.Limits = ca.File, hasty(true)
+			access.Limits.Connect = 300 * time.Millisecond
+			w := registrytest.NewWire(t, r.Address, 1, after)
+			began := time.Now()
+			err := download(t, w.Address+"/team/tool:v1", access)
+			if after == 20_000 && (err != nil || w.Connections() < 2) {
+				t.Errorf("%s: after %d bytes: got the error %v and %d connections, want another connection to go on",
+					name, after, err, w.Connections())
+			}
+			if err != nil {
+				checkFault(t, err, fault.Unreachable, "try again")
+			}
+			if took := time.Since(began); took > 10*time.Second {
+				t.Errorf("%s: after %d bytes: the pull took %s", name, after, took)
+			}
+		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -51,6 +52,7 @@ func TestLogin(t *testing.T) {
 	u.must("image", "pull", "--insecure", "--no-guest", image)
 	u.give(ca.File, ".config/containers/certs.d/"+r.Address+"/ca.crt")
 	u.must("image", "pull", "--no-guest", image)
+	u.sharesLogins(r, ca.File, file, image)
 	if out := u.must("logout", r.Address); !strings.Contains(out, file) {
 		t.Errorf("logout: got %q, want it to name %s", out, file)
 	}
@@ -62,6 +64,25 @@ func TestLogin(t *testing.T) {
 	u.loginOnTerminal(r.Address)
 	u.must("image", "rm", image)
 	u.leftovers()
+}
+
+// sharesLogins has skopeo use the login in a file, and banger use one of skopeo's.
+func (u *user) sharesLogins(r *registrytest.Registry, ca, file, image string) {
+	u.t.Helper()
+	certificates := filepath.Dir(u.give(ca, "certificates/ca.crt"))
+	theirs := filepath.Join(u.dir, "skopeo.json")
+	for _, args := range [][]string{
+		{"inspect", "--authfile", file, "--cert-dir", certificates, "docker://" + image},
+		{"login", "--authfile", theirs, "--cert-dir", certificates, "--username", "me", "--password", "pass:word", r.Address},
+	} {
+		if out, err := exec.Command("skopeo", args...).CombinedOutput(); err != nil {
+			u.t.Errorf("skopeo %s: %v\n%s", strings.Join(args, " "), err, out)
+		}
+	}
+	u.own(theirs)
+	u.env = []string{"REGISTRY_AUTH_FILE=" + theirs}
+	u.must("image", "pull", "--no-guest", "--cert-dir", certificates, image)
+	u.env = nil
 }
 
 // give copies a file into the user's home.
@@ -84,6 +105,19 @@ func (u *user) give(path, name string) string {
 // loginOnTerminal types a name and a password. The terminal shows the name alone.
 func (u *user) loginOnTerminal(registry string) {
 	u.t.Helper()
+	shown, err := u.typeLogin(registry, "me\n", "pass:word\n")
+	if err != nil || !strings.Contains(shown, "me\r\n") || !strings.Contains(shown, "logged in") || strings.Contains(shown, "word\r") {
+		u.t.Errorf("a login on a terminal: got %v and\n%s\nwant the name shown, and not the password", err, shown)
+	}
+	shown, err = u.typeLogin(registry, "me\n", "unfinished\x03")
+	if err == nil || !strings.Contains(shown, "interrupted") || strings.Contains(shown, "unfinished") {
+		u.t.Errorf("Ctrl-C instead of a password: got %v and\n%s\nwant the end", err, shown)
+	}
+}
+
+// typeLogin answers to the two questions, and returns what the terminal shows.
+func (u *user) typeLogin(registry, name, password string) (string, error) {
+	u.t.Helper()
 	ctx, cancel := context.WithTimeout(u.t.Context(), time.Minute)
 	defer cancel()
 	cmd := u.command(ctx, "login", registry)
@@ -101,16 +135,14 @@ func (u *user) loginOnTerminal(registry string) {
 			n, err := terminal.Read(buffer)
 			shown.Write(buffer[:n])
 			if err != nil {
-				break
+				return
 			}
 		}
 	}
-	for _, step := range []struct{ wait, keys string }{{"Username: ", "me\n"}, {"Password: ", "pass:word\n"}, {"logged in", ""}} {
-		until(step.wait)
-		_, _ = terminal.WriteString(step.keys)
-	}
-	err = cmd.Wait()
-	if text := shown.String(); err != nil || !strings.Contains(text, "me\r\n") || strings.Contains(text, "word") && strings.Contains(text, "pass:") {
-		u.t.Errorf("a login on a terminal: got %v and\n%s\nwant the name shown, and not the password", err, text)
-	}
+	until("Username: ")
+	_, _ = terminal.WriteString(name)
+	until("Password: ")
+	_, _ = terminal.WriteString(password)
+	until("what no login says: the end")
+	return shown.String(), cmd.Wait()
 }
