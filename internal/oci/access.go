@@ -50,6 +50,12 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
+// ofMirror is the patience with a mirror: there is somebody else to ask.
+func (l Limits) ofMirror() Limits {
+	l.Connect, l.Wait, l.Repeat = min(l.Connect, 10*time.Second), min(l.Wait, 5*time.Second), min(l.Repeat, 1)
+	return l
+}
+
 // withDefaults reads the configuration.
 func (a Access) withDefaults() (Access, error) {
 	a.Limits = a.Limits.withDefaults()

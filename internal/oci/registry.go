@@ -41,9 +41,12 @@ func openRegistry(named reference.Named, access Access) (*registry, error) {
 		return nil, err
 	}
 	r := &registry{named: named, report: access.Report}
-	for _, p := range places {
-		r.endpoints = append(r.endpoints, newEndpoint(p, access))
+	for _, p := range places[:len(places)-1] {
+		mirror := access
+		mirror.Limits = mirror.Limits.ofMirror()
+		r.endpoints = append(r.endpoints, newEndpoint(p, mirror))
 	}
+	r.endpoints = append(r.endpoints, newEndpoint(places[len(places)-1], access))
 	return r, nil
 }
 
