@@ -33,8 +33,8 @@ func newLogin(a *app) *cobra.Command {
 		Short: "Log in to a registry",
 		Long: `Log in to a registry; without REGISTRY, to Docker Hub.
 
-The registry checks the user and the password. Then they are stored where docker and podman find them, too: by the credential
-helper that is configured, or else in docker's config.json, or in the file that REGISTRY_AUTH_FILE names.`,
+The registry checks the user and the password. Then they are stored where docker and podman find them, too: by the
+credential helper that is configured, or else in docker's config.json, or in the file that REGISTRY_AUTH_FILE names.`,
 		Example: `  banger login --username me ghcr.io
   pass show ghcr.io | banger login --username me --password-stdin ghcr.io
   banger login --username me --tls-ca ca.pem registry.example:5000`,
@@ -46,7 +46,7 @@ helper that is configured, or else in docker's config.json, or in the file that 
 	}
 	flags := cmd.Flags()
 	flags.StringVarP(&options.Username, "username", "u", "", "name of the user (default: ask on the terminal)")
-	flags.BoolVar(&fromStdin, "password-stdin", false, "read the password or token from standard input (default: ask on the terminal)")
+	flags.BoolVar(&fromStdin, "password-stdin", false, "read the password from standard input (default: ask on the terminal)")
 	flags.BoolVar(&asJSON, "json", false, "print JSON")
 	registryFlags(cmd, &options.RegistryOptions)
 	return cmd
@@ -76,7 +76,7 @@ func (a *app) login(ctx context.Context, options engine.LoginOptions, fromStdin,
 	_, err = fmt.Fprintf(a.stdout, "logged in to %s as %s; stored in %s\n",
 		login.Registry, login.Username, strings.Join(login.Places, ", "))
 	if login.Unchecked {
-		_, _ = fmt.Fprintf(a.stderr, "banger: %s has not asked for the password: whether it is right is not known\n", login.Registry)
+		_, _ = fmt.Fprintf(a.stderr, "banger: %s has not asked for the password: it may be wrong\n", login.Registry)
 	}
 	return err
 }
@@ -121,8 +121,8 @@ func (a *app) askForLogin(ctx context.Context, options *engine.LoginOptions, fro
 	return err
 }
 
-// prompt asks for a line on the terminal, which does not show a secret. The terminal is as it was afterwards, also when ctx
-// ends first.
+// prompt asks for a line on the terminal, which does not show a secret. The terminal is as it was afterwards, also when
+// ctx ends first.
 func (a *app) prompt(ctx context.Context, question string, secret bool) (string, error) {
 	fd := int(a.stdin.Fd())
 	state, err := term.GetState(fd)
@@ -179,7 +179,8 @@ func newLogout(a *app) *cobra.Command {
 		Use: "logout [REGISTRY]", Short: "Log out of a registry", Args: atMostOne("a REGISTRY"),
 		Long: `Log out of a registry; without REGISTRY, of Docker Hub.
 
-The credentials are removed from where login stores them. Where others have stored some, they stay, and it is said where.`,
+The credentials are removed from where login stores them. Where others have stored some, they stay, and it is said
+where.`,
 		Example: "  banger logout ghcr.io",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.logout(cmd.Context(), strings.Join(args, ""), asJSON)

@@ -51,6 +51,9 @@ type blobReader struct {
 func (b *blobReader) start() error {
 	for {
 		err := b.open()
+		if err != nil && b.body != nil { // it has answered, and what comes before the offset has broken
+			err = b.reopen(err)
+		}
 		if err == nil || !b.leave(err) {
 			return b.withTried(err)
 		}

@@ -244,7 +244,8 @@ func (a Access) checkFiles() error {
 func redirects(insecure bool) func(*http.Request, []*http.Request) error {
 	return func(request *http.Request, via []*http.Request) error {
 		if len(via) >= 10 {
-			return fault.New(fault.Unreachable, errors.New("it redirects ten times in a row"), "the registry has a problem: try again later")
+			err := errors.New("it redirects ten times in a row")
+			return fault.New(fault.Unreachable, err, "the registry has a problem: try again later")
 		}
 		if last := via[len(via)-1].URL; last.Scheme == "https" && request.URL.Scheme != "https" && !insecure {
 			err := errors.New("a redirect from TLS to a URL without it is not followed")

@@ -185,7 +185,7 @@ func (e *endpoint) explain(err error) (hint string) {
 			return hint
 		}
 	}
-	return fmt.Sprintf("check the name %q and the network; a registry that needs no network can be given as oci:DIR", e.domain)
+	return fmt.Sprintf("check the name %q and the network; an image that needs no network can be given as oci:DIR", e.domain)
 }
 
 // plain makes an error of net/http readable: with the URL only where another host than the registry has failed, and
@@ -220,8 +220,8 @@ func (e *endpoint) explainTLS(err error) (string, bool) {
 	)
 	switch {
 	case errors.As(err, &unknown):
-		return fmt.Sprintf("if it is the registry's own CA, pass --tls-ca FILE with the CA's certificate, or put that into %s; "+
-			"--insecure asks without checking", e.suggestedFile("ca.crt")), true
+		return fmt.Sprintf("if it is the registry's own CA, pass --tls-ca FILE with the CA's certificate, or put that into "+
+			"%s; --insecure asks without checking", e.suggestedFile("ca.crt")), true
 	case errors.As(err, &name):
 		return "use a name that is in the registry's certificate; --insecure asks without checking", true
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
@@ -232,7 +232,7 @@ func (e *endpoint) explainTLS(err error) (string, bool) {
 	case untrusted(err):
 		return "--insecure asks without checking the certificate", true
 	case errors.Is(err, http.ErrSchemeMismatch):
-		return "it has no TLS: pass --insecure, or set insecure = true for it in registries.conf, to ask without encryption", true
+		return "it has no TLS: pass --insecure, or set insecure = true for it in registries.conf, to do without", true
 	}
 	return "", false
 }
@@ -277,8 +277,9 @@ func (p *proxyRefusal) Error() string {
 
 // explainTokenServer explains why the library that logs in refuses to ask a token server. It has no type for that.
 func (e *endpoint) explainTokenServer(err error) (string, bool) {
-	return "the registry names a token server that it should not, so nothing was sent to it: one without TLS, or on this host " +
-		"or in a cloud's metadata network", strings.Contains(err.Error(), "bearer realm")
+	hint := "the registry names a token server that it should not, so nothing was sent to it: one without TLS, or on this " +
+		"host or in a cloud's metadata network"
+	return hint, strings.Contains(err.Error(), "bearer realm")
 }
 
 func (e *endpoint) explainConnection(err error) (string, bool) {

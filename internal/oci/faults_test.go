@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"bytes"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -219,6 +220,27 @@ func testFaults(t *testing.T, origin pushed, authority *registrytest.Authority) 
 				t.Errorf("ranges of the requests for the layer: got %q, want %q", got, test.ranges)
 			}
 		})
+	}
+}
+
+// TestFromAByteOnWithoutRanges: what comes before the byte may break, too.
+func TestFromAByteOnWithoutRanges(t *testing.T) {
+	origin := pushImage(t)
+	p := registrytest.NewProxy(t, origin.Registry, nil)
+	opts := options(t, "linux/amd64")
+	image, err := Resolve(t.Context(), p.Address+tool, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := readBlob(t, image.Blobs[0])
+	p.Plan("/blobs/", registrytest.WholeCut(500), registrytest.WholeCut(2000), registrytest.WholeCut(-1))
+	body, err := image.Blobs[0].OpenAt(t.Context(), 1000)
+	if err != nil {
+		t.Fatalf("OpenAt: %v", err)
+	}
+	defer func() { _ = body.Close() }()
+	if got, err := io.ReadAll(body); err != nil || !bytes.Equal(got, whole[1000:]) {
+		t.Errorf("got %d bytes and the error %v, want the last %d", len(got), err, len(whole)-1000)
 	}
 }
 

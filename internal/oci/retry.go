@@ -61,8 +61,8 @@ func passing(response *http.Response, err error) bool {
 	return false
 }
 
-// broken reports whether a connection has ended too soon. HTTP/2 has errors of its own for that, whose types net/http keeps
-// to itself.
+// broken reports whether a connection has ended too soon. HTTP/2 has errors of its own for that, whose types net/http
+// keeps to itself.
 func broken(err error) bool {
 	var late net.Error
 	if errors.As(err, &late) && late.Timeout() {

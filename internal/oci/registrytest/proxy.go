@@ -53,7 +53,9 @@ type Fault func(w http.ResponseWriter, r *http.Request, ask func(*http.Request) 
 // NewProxy starts a proxy, which ends with the test. With an authority it has TLS, and speaks HTTP/2.
 func NewProxy(t testing.TB, registry *Registry, authority *Authority) *Proxy {
 	t.Helper()
-	p := &Proxy{registry: registry, upstream: registry.client(), ended: make(chan struct{}), expired: make(map[string]string)}
+	p := &Proxy{
+		registry: registry, upstream: registry.client(), ended: make(chan struct{}), expired: make(map[string]string),
+	}
 	server := httptest.NewUnstartedServer(p)
 	if authority == nil {
 		server.Start()
@@ -306,7 +308,8 @@ func Slow(d time.Duration) Fault {
 	}
 }
 
-// Expire has the token of a request be one that ended long ago from then on, which replaces it on its way to the registry.
+// Expire has the token of a request be one that ended long ago from then on, which replaces it on its way to the
+// registry.
 func (p *Proxy) Expire(expired string) Fault {
 	return func(w http.ResponseWriter, r *http.Request, ask func(*http.Request) Answer) {
 		p.mu.Lock()
