@@ -3,8 +3,6 @@ package oci
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -12,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/distribution/reference"
 	"oras.land/oras-go/v2/registry/remote/auth"
@@ -65,7 +62,10 @@ func (e *endpoint) connect() {
 	}
 	e.client = &auth.Client{
 		Client: &http.Client{
-			Transport:     &repeating{base: e.hosts, limits: e.access.Limits, report: e.access.Report},
+			Transport: &repeating{
+				base:   &patient{e.hosts, e.access.Limits.Silence},
+				limits: e.access.Limits, report: e.access.Report,
+			},
 			CheckRedirect: redirects(e.insecure),
 		},
 		Header:     http.Header{"User-Agent": {userAgent}},
@@ -145,19 +145,15 @@ func (e *endpoint) schemes() []string {
 }
 
 // get sends a GET request for a path below the repository, "" for the registry itself. The answer's status is one of ok.
-// Its body ends with an error when nothing arrives for too long, and releases what it holds when it is closed.
+// Its body releases what it holds when it is closed.
 func (e *endpoint) get(ctx context.Context, path string, header http.Header, ok ...int) (*http.Response, error) {
-	caller := ctx
-	ctx, cancel := context.WithCancelCause(ctx)
 	response, err := e.send(ctx, path, header)
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
 	if err != nil {
-		cancel(nil)
-		if caller.Err() != nil {
-			return nil, context.Cause(caller)
-		}
 		return nil, e.failure(err)
 	}
-	response.Body = &patientBody{ReadCloser: response.Body, ctx: ctx, cancel: cancel, limit: e.access.Limits.Silence}
 	if err := checkStatus(response, ok); err != nil {
 		_ = response.Body.Close()
 		return nil, e.failure(err)
@@ -204,35 +200,4 @@ func (e *endpoint) url(scheme, path string) string {
 func (e *endpoint) Close() error {
 	e.hosts.CloseIdleConnections()
 	return nil
-}
-
-// silence is the error of a registry that has sent nothing for too long.
-type silence struct{ limit time.Duration }
-
-func (s silence) Error() string { return fmt.Sprintf("it has sent nothing for %s", s.limit) }
-
-// patientBody is an answer's body whose request ends when nothing arrives for too long.
-type patientBody struct {
-	io.ReadCloser
-	ctx    context.Context // of the request
-	cancel context.CancelCauseFunc
-	limit  time.Duration
-}
-
-// Read reads what has arrived.
-func (b *patientBody) Read(p []byte) (int, error) {
-	timer := time.AfterFunc(b.limit, func() { b.cancel(silence{b.limit}) })
-	defer timer.Stop()
-	n, err := b.ReadCloser.Read(p)
-	var silent silence
-	if err != nil && !errors.Is(err, io.EOF) && errors.As(context.Cause(b.ctx), &silent) {
-		err = silent
-	}
-	return n, err
-}
-
-// Close ends the request.
-func (b *patientBody) Close() error {
-	b.cancel(nil)
-	return b.ReadCloser.Close()
 }

@@ -25,6 +25,7 @@ import (
 // refusal is an answer of a registry, or of its token server, that is not what was asked for.
 type refusal struct {
 	from       string // HOST[:PORT] that answered
+	token      bool   // whether that is a token server
 	status     int
 	codes      []string // of the distribution-spec, "Error Codes"
 	words      string   // what it said, fit for a terminal; may be ""
@@ -120,7 +121,7 @@ func refusalOf(err error) *refusal {
 	if !errors.As(err, &token) {
 		return nil
 	}
-	r := &refusal{from: "the token server " + token.URL.Host, status: token.StatusCode}
+	r := &refusal{from: "the token server " + token.URL.Host, token: true, status: token.StatusCode}
 	r.take(token.Errors)
 	return r
 }
@@ -131,13 +132,13 @@ func (e *endpoint) refused(r *refusal) error {
 	if e.domain == "docker.io" {
 		login = "banger login"
 	}
-	switch r.status {
-	case http.StatusUnauthorized, http.StatusForbidden:
+	switch {
+	case r.status == http.StatusUnauthorized, r.status == http.StatusForbidden:
 		who, hint := e.whoIsRefused(login)
 		return fault.New(fault.Unreachable, fmt.Errorf("%w (%s)", r, who), hint)
-	case http.StatusNotFound:
+	case r.status == http.StatusNotFound && !r.token:
 		return fault.New(fault.NotFound, r, e.notFoundHint(r))
-	case http.StatusTooManyRequests:
+	case r.status == http.StatusTooManyRequests:
 		hint := "the registry limits your pulls: wait, or log in: " + login
 		if r.retryAfter != "" {
 			hint = fmt.Sprintf("the registry limits your pulls (Retry-After: %s): wait, or log in: %s", r.retryAfter, login)

@@ -134,6 +134,18 @@ func testFaults(t *testing.T, origin pushed, authority *registrytest.Authority) 
 		}, fault.Unreachable, "sent nothing for 400ms|try again", "*"},
 		{"stalled in a manifest", func(p *registrytest.Proxy) { p.Plan(manifests, p.Stall(10)) },
 			fault.Unreachable, "sent nothing for 400ms|manifest|try again", ""},
+		{"stalled token server", func(p *registrytest.Proxy) {
+			p.Plan(manifests, registrytest.Challenge(fmt.Sprintf("Bearer realm=%q", p.URL+"/token")))
+			p.Plan("/token", p.Stalled(`{"token":`))
+		}, fault.Unreachable, "/token|sent nothing for 400ms|try again", ""},
+		{"no token server", func(p *registrytest.Proxy) {
+			p.Plan(manifests, registrytest.Challenge(fmt.Sprintf("Bearer realm=%q", p.URL+"/token")))
+		}, fault.Unreachable, "the token server localhost:|404", ""},
+		{"endless token", func(p *registrytest.Proxy) {
+			challenge := registrytest.Challenge(fmt.Sprintf("Bearer realm=%q", p.URL+"/token"))
+			p.Plan(manifests, registrytest.Repeat(99, challenge)...)
+			p.Plan("/token", registrytest.Repeat(99, registrytest.Body("application/json", bytes.Repeat([]byte(" "), 1<<20)))...)
+		}, fault.Unreachable, "/token|failed to decode response", ""},
 		{"no answer", func(p *registrytest.Proxy) { p.Plan(manifests, p.Silent) },
 			fault.Unreachable, "sent nothing for 400ms|try again", ""},
 		{"busy, and says until when", func(p *registrytest.Proxy) {

@@ -203,6 +203,15 @@ func (p *Proxy) Stall(n int) Fault {
 	}
 }
 
+// Stalled sends the beginning of a body of its own, and then nothing until the client goes away.
+func (p *Proxy) Stalled(begin string) Fault {
+	return func(w http.ResponseWriter, r *http.Request, _ func(*http.Request) Answer) {
+		_, _ = io.WriteString(w, begin)
+		_ = http.NewResponseController(w).Flush()
+		p.wait(r)
+	}
+}
+
 // Silent never answers.
 func (p *Proxy) Silent(_ http.ResponseWriter, r *http.Request, _ func(*http.Request) Answer) {
 	p.wait(r)
