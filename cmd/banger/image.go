@@ -67,6 +67,7 @@ On a terminal, a bar shows how far each layer is. With -q, only the digest of ea
 	set.BoolVar(&flags.NoGuest, "no-guest", false, "leave the image as it is, without banger's agent, which only linux/amd64 images get")
 	set.BoolVarP(&flags.quiet, "quiet", "q", false, "print nothing but the digest")
 	set.BoolVar(&flags.json, "json", false, "print JSON")
+	registryFlags(cmd, &flags.RegistryOptions)
 	return cmd
 }
 

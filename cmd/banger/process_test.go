@@ -258,7 +258,11 @@ func TestLayerLimit(t *testing.T) {
 	}
 	layers := func() int {
 		files, _ := filepath.Glob(filepath.Join(home, "layers", "sha256", "*"))
-		return len(files)
+		indexes, _ := filepath.Glob(filepath.Join(home, "layers", "sha256", "*.index"))
+		if len(files) != 2*len(indexes) {
+			t.Fatalf("not every layer has an index, or not every index a layer: %q", files)
+		}
+		return len(indexes)
 	}
 	for _, step := range []struct {
 		limit string

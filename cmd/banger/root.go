@@ -74,7 +74,8 @@ As with docker, pull, images, run, exec and ps are short for image pull, image l
 		"unix:///PATH of the socket of a banger daemon, which does the work (default: $BANGER_HOST, or do it here)")
 	root.PersistentFlags().StringVar(&a.shown, "progress", "",
 		"how steps are shown: auto, tty (bars), plain (lines), json (lines for programs) or none (default: $BANGER_PROGRESS, or auto)")
-	root.AddCommand(newImage(a), newKernel(a), newVM(a), newSSHConfig(a), newSystem(a), newDaemon(a), newDoctor(a), newVersion(a))
+	root.AddCommand(newImage(a), newKernel(a), newVM(a), newSSHConfig(a), newSystem(a), newDaemon(a), newDoctor(a), newVersion(a),
+		newLogin(a), newLogout(a))
 	for _, short := range []*cobra.Command{newImagePull(a), newVMRun(a), newShortImages(a), newShortList(a), newVMExec(a)} {
 		short.Hidden = true
 		root.AddCommand(short)

@@ -30,6 +30,7 @@ type PullOptions struct {
 	Platform string `json:"platform,omitempty"` // "" is linux/amd64
 	Builder  string `json:"builder,omitempty"`  // "" is the default
 	NoGuest  bool   `json:"no_guest,omitempty"` // leave the image as it is
+	RegistryOptions
 
 	// Input is what "-" stands for in the place of a FILE; nil refuses such a reference.
 	Input io.Reader `json:"-"`
@@ -88,6 +89,7 @@ func (e *Engine) planPull(ctx context.Context, reference, tempDir string, option
 	}
 	image, err := oci.Resolve(ctx, reference, oci.Options{
 		Platform: platform, TempDir: tempDir, Stdin: options.Input, Documents: e.home.Path("documents"),
+		Access: options.access(e.reportRegistry),
 	})
 	if err != nil {
 		return nil, err

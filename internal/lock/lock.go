@@ -35,6 +35,15 @@ func AcquireIn(ctx context.Context, dir, file string) (*Lock, error) {
 // anybody does, nobody gets the lock alone. The file and its directory are made if they do not exist.
 func Share(ctx context.Context, path string) (*Lock, error) { return wait(ctx, path, tryShare) }
 
+// AcquireDir is Acquire for a directory itself, where a lock file would be litter in somebody else's place. The directory
+// is made, for its owner alone, if it does not exist.
+func AcquireDir(ctx context.Context, dir string) (*Lock, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("making the directory to lock: %w", err)
+	}
+	return wait(ctx, dir, func(dir string) (*Lock, error) { return try(dir, os.O_RDONLY|syscall.O_DIRECTORY) })
+}
+
 func wait(ctx context.Context, path string, try func(string) (*Lock, error)) (*Lock, error) {
 	for {
 		l, err := try(path)
@@ -54,21 +63,22 @@ func Try(path string) (*Lock, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("making the lock's directory: %w", err)
 	}
-	return try(path)
+	return try(path, os.O_CREATE|os.O_RDWR)
 }
 
 func tryShare(path string) (*Lock, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("making the lock's directory: %w", err)
 	}
-	return flock(path, syscall.LOCK_SH)
+	return flock(path, os.O_CREATE|os.O_RDWR, syscall.LOCK_SH)
 }
 
-func try(path string) (*Lock, error) { return flock(path, syscall.LOCK_EX) }
+func try(path string, flags int) (*Lock, error) { return flock(path, flags, syscall.LOCK_EX) }
 
-// flock takes a lock (flock(2)) of a kind, or returns nil without an error if another is in the way.
-func flock(path string, kind int) (*Lock, error) {
-	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
+// flock takes a lock (flock(2)) of a kind on a file that is opened with flags, or returns nil without an error if another is
+// in the way.
+func flock(path string, flags, kind int) (*Lock, error) {
+	file, err := os.OpenFile(path, flags|syscall.O_CLOEXEC, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("opening the lock: %w", err)
 	}
@@ -85,7 +95,7 @@ func flock(path string, kind int) (*Lock, error) {
 
 // tryCurrent is try, and nil also for the lock of a file that has been replaced since it was opened.
 func tryCurrent(path string) (*Lock, error) {
-	l, err := try(path)
+	l, err := try(path, os.O_CREATE|os.O_RDWR)
 	if l == nil || l.isAt(path) {
 		return l, err
 	}

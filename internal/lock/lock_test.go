@@ -162,3 +162,26 @@ func TestDeathReleases(t *testing.T) {
 		t.Errorf("after its holder's death the lock gives (%v, %v)", l, err)
 	}
 }
+
+// TestDirectoryItself: a locked directory gets no file in it.
+func TestDirectoryItself(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "dir")
+	first, err := AcquireDir(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 4*poll)
+	defer cancel()
+	if _, err := AcquireDir(ctx, dir); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a second lock on the directory: got %v, want it to wait", err)
+	}
+	first.Release()
+	second, err := AcquireDir(t.Context(), dir)
+	if err != nil {
+		t.Fatalf("after the release: %v", err)
+	}
+	second.Release()
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 0 {
+		t.Errorf("the directory has %v (%v), want nothing", entries, err)
+	}
+}

@@ -6,6 +6,6 @@
 // writes archives. Manifests and configurations are checked against their digests here; layers are checked by whoever
 // reads them, against Blob.Digest and Blob.DiffID.
 //
-// This is the only package that knows go-containerregistry, of which it uses the names, the credentials and the
-// authentication. References follow docker's rules (docs/oci.md).
+// This is the only package that knows the libraries for registries: oras-go, which logs in to them, and podman's reader of
+// registries.conf. References follow docker's rules (docs/oci.md); how registries are reached is in docs/registries.md.
 package oci

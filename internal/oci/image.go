@@ -6,10 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 
-	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -52,10 +50,9 @@ func (i *Image) Close() error {
 
 // Options are the choices of Resolve.
 type Options struct {
-	Platform  Platform          // the zero value is linux/amd64
-	Keychain  authn.Keychain    // nil has the credentials of docker and podman
-	Transport http.RoundTripper // nil connects as the environment's proxy variables say
-	TempDir   string            // for unpacking a compressed archive, until Close; "" is os.TempDir()
+	Platform Platform // the zero value is linux/amd64
+	Access   Access   // to registries
+	TempDir  string   // for unpacking a compressed archive, until Close; "" is os.TempDir()
 	// Stdin is what "-" stands for in the place of a FILE; nil refuses it. Reading it need not end with the context.
 	Stdin io.Reader
 	// DockerHost says where docker's daemon listens, as DOCKER_HOST does, which "" looks at.
@@ -68,9 +65,6 @@ func (o Options) withDefaults() Options {
 		o.Platform = Platform{OS: "linux", Architecture: "amd64"}
 	}
 	o.Platform = o.Platform.canonical()
-	if o.Keychain == nil {
-		o.Keychain = authn.DefaultKeychain
-	}
 	if o.TempDir == "" {
 		o.TempDir = os.TempDir()
 	}
@@ -142,11 +136,15 @@ func resolveLayout(ctx context.Context, rest string, opts Options) (*Image, erro
 
 // resolveNamed returns an image of a registry.
 func resolveNamed(ctx context.Context, ref string, opts Options) (*Image, error) {
-	named, err := parseNamed(ref)
+	access, err := opts.Access.withDefaults()
 	if err != nil {
 		return nil, err
 	}
-	r, err := openRegistry(ctx, named, opts)
+	named, err := access.Configuration.resolve(ref)
+	if err != nil {
+		return nil, err
+	}
+	r, err := openRegistry(named, access)
 	if err != nil {
 		return nil, err
 	}

@@ -33,14 +33,17 @@ func parseNamed(name string) (reference.Named, error) {
 	return reference.TagNameOnly(named), nil
 }
 
-// FamiliarName returns docker's short form of a reference to a registry, with the tag ("debian:bookworm",
-// "localhost:5000/debian:bookworm"), or with the digest if there is no tag. false says that ref names something that is
-// not in a registry, or nothing at all.
+// FamiliarName returns docker's short form of a reference to a registry, or of what registries.conf has for it, with the
+// tag ("debian:bookworm", "localhost:5000/debian:bookworm"), or with the digest if there is no tag. false says that ref
+// names something that is not in a registry, or nothing at all.
 func FamiliarName(ref string) (string, bool) {
 	if _, _, elsewhere := schemeOf(ref); elsewhere {
 		return "", false
 	}
-	named, err := parseNamed(ref)
+	named, err := userConfiguration().resolve(ref)
+	if err != nil { // the pull says what is wrong with the configuration
+		named, err = parseNamed(ref)
+	}
 	if err != nil {
 		return "", false
 	}

@@ -11,19 +11,14 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/google/go-containerregistry/pkg/authn"
-
 	"github.com/banger-vm/banger/internal/fault"
+	"github.com/banger-vm/banger/internal/oci/credential"
 )
-
-// noLogin keeps the tests away from the user's credentials.
-type noLogin struct{}
-
-func (noLogin) Resolve(authn.Resource) (authn.Authenticator, error) { return authn.Anonymous, nil }
 
 func options(t *testing.T, platform string) Options {
 	t.Helper()
@@ -31,7 +26,19 @@ func options(t *testing.T, platform string) Options {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Options{Platform: p, Keychain: noLogin{}, TempDir: t.TempDir()}
+	return Options{Platform: p, Access: alone(t), TempDir: t.TempDir()}
+}
+
+// alone is an access without the user's and the host's configuration, and without much patience.
+func alone(t *testing.T) Access {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "registries.conf")
+	writeFile(t, file, nil)
+	nothing := func(string) string { return "" }
+	return Access{
+		Configuration: NewConfiguration(file), Credentials: credential.Open(nothing, os.Getuid(), nil), CertsD: []string{},
+		Limits: Limits{Silence: 20 * time.Second, Pause: time.Millisecond},
+	}
 }
 
 func resolveOK(t *testing.T, ref, platform string) *Image {
@@ -247,8 +254,8 @@ func TestRegistryFailures(t *testing.T) {
 	}{
 		{"tag", serve(t, newContent(t)) + "/r:nope", fault.NotFound, []string{"MANIFEST_UNKNOWN", "check the tag"}},
 		{"repository", status(404, `{"errors":[{"code":"NAME_UNKNOWN"}]}`) + "/a/r", fault.NotFound, []string{`no repository "a/r"`}},
-		{"login", status(401, "") + "/r", fault.Unreachable, []string{"docker login 127.0.0.1", "podman login"}},
-		{"forbidden", status(403, "") + "/r", fault.Unreachable, []string{"docker login"}},
+		{"login", status(401, "") + "/r", fault.Unreachable, []string{"banger login 127.0.0.1", "asked without credentials"}},
+		{"forbidden", status(403, "") + "/r", fault.Unreachable, []string{"banger login"}},
 		{"limit", status(429, "") + "/r", fault.Unreachable, []string{"limits"}},
 		{"server", status(500, "") + "/r", fault.Unreachable, []string{"try again"}},
 		{"host", "registry.invalid/r", fault.Unreachable, []string{"registry.invalid", "network"}},

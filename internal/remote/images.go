@@ -19,6 +19,11 @@ func (c *Client) PullImage(ctx context.Context, reference string, options engine
 	if err != nil {
 		return engine.Pulled{}, err
 	}
+	for _, path := range []*string{&options.CAFile, &options.CertDir} {
+		if *path, err = absolute(*path); err != nil {
+			return engine.Pulled{}, err
+		}
+	}
 	if oci.ReadsStdin(whole) && options.Input != nil {
 		return c.pullInput(ctx, whole, options)
 	}
