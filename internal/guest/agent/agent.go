@@ -101,6 +101,9 @@ func serve(out console, gate func()) error {
 	}
 	requests := router(out)
 	gate()
+	if line.spawn {
+		awaitInit()
+	}
 	magic, err := parseMagic(line.magic)
 	if err != nil {
 		// The disk runs without banger's host: nobody will ever call.
@@ -122,6 +125,18 @@ func serve(out console, gate func()) error {
 		<-ready
 		requests.Serve(stream)
 	})
+}
+
+// outlived is how long an init that does not know the agent has to run before the agent calls the host, with which the boot
+// is over: one that cannot run ends sooner, and then the boot has failed.
+const outlived = 500 * time.Millisecond
+
+// awaitInit waits until process 1, which still is the initramfs's program, is the image's init and has run for a while.
+func awaitInit() {
+	for sameFile("/proc/1/exe", "/proc/self/exe") {
+		time.Sleep(10 * time.Millisecond)
+	}
+	time.Sleep(outlived)
 }
 
 // router answers the requests of every service of the agent.
