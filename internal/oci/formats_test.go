@@ -480,14 +480,14 @@ func TestAbsolute(t *testing.T) {
 	for ref, want := range map[string]string{
 		"oci:x:v1": "oci:" + dir + "/x:v1", "oci-archive:x.tar": "oci-archive:" + dir + "/x.tar",
 		"docker-archive:../x:a/b:c": "docker-archive:" + filepath.Dir(dir) + "/x:a/b:c", "dir:a:b": "dir:" + dir + "/a:b",
-		"tar:x:y": "tar:" + dir + "/x:y", "tar:-": "tar:-", "docker-archive:-:x": "docker-archive:-:x",
+		"tar:x:y": "tar:" + dir + "/x:y", "oci:-": "oci:" + dir + "/-", "dir:-": "dir:" + dir + "/-", "tar:-": "tar:-", "docker-archive:-:x": "docker-archive:-:x",
 		"docker-daemon:x": "docker-daemon:x", "debian": "debian", "oci:": "oci:", "oci::v1": "oci::v1", "tar:": "tar:",
 	} {
 		if got, err := Absolute(ref); got != want || err != nil {
 			t.Errorf("Absolute(%q) = %q, %v; want %q", ref, got, err, want)
 		}
 		_, isName := FamiliarName(ref)
-		if wantStdin := strings.Contains(ref, ":-"); ReadsStdin(ref) != wantStdin || isName != (ref == "debian") {
+		if wantStdin := ref == "tar:-" || ref == "docker-archive:-:x"; ReadsStdin(ref) != wantStdin || isName != (ref == "debian") {
 			t.Errorf("%q reads the standard input: %v, and is a name: %v; want %v", ref, ReadsStdin(ref), isName, wantStdin)
 		}
 	}
