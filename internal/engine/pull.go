@@ -12,6 +12,9 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"time"
+
+	"github.com/docker/go-units"
 
 	"github.com/banger-vm/banger/internal/fault"
 	"github.com/banger-vm/banger/internal/guest/embedded"
@@ -83,7 +86,9 @@ func (e *Engine) planPull(ctx context.Context, reference, tempDir string, option
 			return nil, err
 		}
 	}
-	image, err := oci.Resolve(ctx, reference, oci.Options{Platform: platform, TempDir: tempDir, Stdin: options.Input})
+	image, err := oci.Resolve(ctx, reference, oci.Options{
+		Platform: platform, TempDir: tempDir, Stdin: options.Input, Unpacking: e.unpacking(),
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -95,6 +100,27 @@ func (e *Engine) planPull(ctx context.Context, reference, tempDir string, option
 		return nil, errors.Join(err, image.Close())
 	}
 	return plan, nil
+}
+
+// refresh is how often a step says how far it is.
+const refresh = 200 * time.Millisecond
+
+// unpacking returns what reports how much of an archive has been unpacked, as the step Unpack.
+func (e *Engine) unpacking() func(bytes int64, done bool) {
+	begun := e.config.Now()
+	last := begun
+	return func(bytes int64, done bool) {
+		now := e.config.Now()
+		if !done && now.Sub(last) < refresh {
+			return
+		}
+		last = now
+		step := imagepull.Step{Name: "Unpack", Detail: units.HumanSize(float64(bytes)), Done: done}
+		if done {
+			step.Elapsed = now.Sub(begun)
+		}
+		e.config.Report(step)
+	}
 }
 
 // bootPlatform is the only platform that the agent is for, and that VMs run.

@@ -27,6 +27,7 @@ type input struct {
 	hint string    // what to say of something that is no tar
 	sum  io.Writer // a hash of what is in the archive, uncompressed; nil if nobody wants to know
 	temp string    // directory for what has to be unpacked
+	told func(bytes int64, done bool)
 }
 
 // openFile opens a file, or the standard input for "-", as one that is not compressed and can be read at any place. A
@@ -125,7 +126,8 @@ func (in input) spool(ctx context.Context, r io.Reader) (*os.File, error) {
 	}
 	_ = os.Remove(unpacked.Name())
 	// A mebibyte of zeros is a kibibyte of gzip: the end of ctx has to be noticed on this side as well.
-	n, err := io.CopyBuffer(in.through(unpacked), contextReader{ctx, beginning}, make([]byte, copyBuffer))
+	counted := &countingReader{Reader: contextReader{ctx, beginning}, told: in.told}
+	n, err := io.CopyBuffer(in.through(unpacked), counted, make([]byte, copyBuffer))
 	if err == nil {
 		_, err = unpacked.Seek(0, io.SeekStart)
 	}
@@ -133,7 +135,22 @@ func (in input) spool(ctx context.Context, r io.Reader) (*os.File, error) {
 		_ = unpacked.Close()
 		return nil, in.unpackError(ctx, noted, n, err)
 	}
+	in.told(n, true)
 	return unpacked, nil
+}
+
+// countingReader tells how much has been read.
+type countingReader struct {
+	io.Reader
+	n    int64
+	told func(bytes int64, done bool)
+}
+
+func (r *countingReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	r.n += int64(n)
+	r.told(r.n, false)
+	return n, err
 }
 
 // checkBeginning refuses what is no tar before all of it is kept: it may have no end.
