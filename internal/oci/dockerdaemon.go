@@ -187,7 +187,8 @@ func (d *dockerDaemon) refusal(name string, answer *http.Response) error {
 	err := fmt.Errorf("asking %s for %q: it answers %s: %s", d.socket, name, answer.Status, said.Message)
 	lacking := strings.Contains(strings.ToLower(said.Message), "no such image") || strings.Contains(said.Message, "image not known")
 	if answer.StatusCode == http.StatusNotFound || lacking {
-		return fault.New(fault.NotFound, err, "docker images lists what there is; without docker-daemon: the image is pulled from its registry")
+		hint := "docker images lists what there is; without docker-daemon: the image is pulled from its registry"
+		return fault.New(fault.NotFound, err, hint)
 	}
 	return fault.New(fault.Unreachable, err, "the daemon's log may say why")
 }

@@ -90,15 +90,18 @@ func (in input) spoolStdin(ctx context.Context, stdin io.Reader) (*os.File, erro
 		err := fmt.Errorf("opening the %s: there is no standard input here to read it from", in.what)
 		return nil, fault.New(fault.Usage, err, "only `banger image pull` reads its input; pull the image first, with --name")
 	}
-	file, err := in.spool(ctx, interruptible(ctx, stdin))
+	source := interruptible(ctx, stdin)
+	defer func() { _ = source.Close() }()
+	file, err := in.spool(ctx, source)
 	if err != nil {
 		return nil, fmt.Errorf("reading the standard input: %w", err)
 	}
 	return file, nil
 }
 
-// interruptible returns a reader that ends with ctx even where a Read of r blocks, as one of a terminal or a pipe does.
-func interruptible(ctx context.Context, r io.Reader) io.Reader {
+// interruptible returns a reader that ends with ctx even where a Read of r blocks, as one of a terminal or a pipe does. Closed,
+// it reads no more of r than it has begun to.
+func interruptible(ctx context.Context, r io.Reader) io.ReadCloser {
 	out, in := io.Pipe()
 	go func() {
 		_, err := io.CopyBuffer(in, struct{ io.Reader }{r}, make([]byte, copyBuffer))
