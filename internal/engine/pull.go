@@ -13,6 +13,9 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"time"
+
+	"github.com/docker/go-units"
 
 	"github.com/banger-vm/banger/internal/fault"
 	"github.com/banger-vm/banger/internal/guest/embedded"
@@ -89,7 +92,7 @@ func (e *Engine) planPull(ctx context.Context, reference, tempDir string, option
 	}
 	image, err := oci.Resolve(ctx, reference, oci.Options{
 		Platform: platform, TempDir: tempDir, Stdin: options.Input, Documents: e.home.Path("documents"),
-		Access: options.access(e.reportRegistry),
+		Access: options.access(e.reportRegistry), Unpacking: e.unpacking(),
 	})
 	if err != nil {
 		return nil, err
@@ -102,6 +105,27 @@ func (e *Engine) planPull(ctx context.Context, reference, tempDir string, option
 		return nil, errors.Join(err, image.Close())
 	}
 	return plan, nil
+}
+
+// refresh is how often a step says how far it is.
+const refresh = 200 * time.Millisecond
+
+// unpacking returns what reports how much of an archive has been unpacked, as the step Unpack.
+func (e *Engine) unpacking() func(bytes int64, done bool) {
+	begun := e.config.Now()
+	last := begun
+	return func(bytes int64, done bool) {
+		now := e.config.Now()
+		if !done && now.Sub(last) < refresh {
+			return
+		}
+		last = now
+		step := imagepull.Step{Name: "Unpack", Detail: units.HumanSize(float64(bytes)), Done: done}
+		if done {
+			step.Elapsed = now.Sub(begun)
+		}
+		e.config.Report(step)
+	}
 }
 
 // bootPlatform is the only platform that the agent is for, and that VMs run.

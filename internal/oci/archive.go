@@ -32,7 +32,7 @@ const tarBlock = 512
 
 // openArchive opens the archive at path, and finds its members.
 func openArchive(ctx context.Context, path, hint string, opts Options) (*archive, error) {
-	file, err := input{what: "archive", hint: hint, temp: opts.TempDir}.openFile(ctx, path, opts.Stdin)
+	file, err := input{what: "archive", hint: hint, temp: opts.TempDir, told: opts.Unpacking}.openFile(ctx, path, opts.Stdin)
 	if err != nil {
 		return nil, err
 	}

@@ -214,7 +214,7 @@ func TestCancelUnpacking(t *testing.T) {
 	writeFile(t, path, gzipped(t, tarOf(t, map[string]string{"zeros": string(make([]byte, 32<<20))})))
 	ctx := &impatient{Context: t.Context()}
 	ctx.left.Store(100)
-	unpacked, err := input{what: "archive", temp: t.TempDir()}.openFile(ctx, path, nil)
+	unpacked, err := input{what: "archive", temp: t.TempDir(), told: func(int64, bool) {}}.openFile(ctx, path, nil)
 	if err == nil {
 		_ = unpacked.Close()
 	}

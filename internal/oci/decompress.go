@@ -56,7 +56,7 @@ func decompress(r *bufio.Reader) (io.Reader, func(), error) {
 		unzipped, err := gzip.NewReader(r)
 		return unzipped, func() {}, err
 	case zstdFormat:
-		decoder, err := zstd.NewReader(r, zstd.WithDecoderMaxWindow(zstd.MaxWindowSize))
+		decoder, err := zstd.NewReader(r, zstd.WithDecoderMaxWindow(zstd.MaxWindowSize), zstd.WithDecoderConcurrency(1))
 		if err != nil {
 			return nil, nil, err
 		}

@@ -77,7 +77,11 @@ func (a *archive) chooseImage(ctx context.Context, ref string, want Platform) (*
 // otherPlatform looks for the image in the layout that the archive is as well: manifest.json has one platform of each
 // image alone.
 func (a *archive) otherPlatform(ctx context.Context, chosen saved, want Platform) (*Image, error) {
-	l, err := newLayout(a, "", strings.Join(chosen.RepoTags[:min(1, len(chosen.RepoTags))], ""))
+	name := ""
+	if len(chosen.RepoTags) > 0 {
+		name = chosen.RepoTags[0]
+	}
+	l, err := newLayout(a, archivePrefix+"FILE", name)
 	if err != nil {
 		return nil, err
 	}

@@ -35,7 +35,7 @@ func resolveDaemon(ctx context.Context, rest string, opts Options) (*Image, erro
 		return nil, err
 	}
 	defer d.Close()
-	a, err := d.save(ctx, name, opts.TempDir)
+	a, err := d.save(ctx, name, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -141,7 +141,7 @@ func daemonUnreachable(sockets []string, err error) error {
 }
 
 // save asks for the image (Docker Engine API, ImageGet) and keeps what comes.
-func (d *dockerDaemon) save(ctx context.Context, name, tempDir string) (*archive, error) {
+func (d *dockerDaemon) save(ctx context.Context, name string, opts Options) (*archive, error) {
 	target := url.URL{Scheme: "http", Host: "docker", Path: "/images/" + name + "/get"}
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
 	if err != nil {
@@ -155,7 +155,8 @@ func (d *dockerDaemon) save(ctx context.Context, name, tempDir string) (*archive
 	if answer.StatusCode != http.StatusOK {
 		return nil, d.refusal(name, answer)
 	}
-	file, err := input{what: "answer of " + d.socket, hint: daemonHint, temp: tempDir}.spool(ctx, daemonBody{answer.Body})
+	in := input{what: "answer of " + d.socket, hint: daemonHint, temp: opts.TempDir, told: opts.Unpacking}
+	file, err := in.spool(ctx, daemonBody{answer.Body})
 	if err != nil {
 		return nil, err
 	}
@@ -186,7 +187,8 @@ func (d *dockerDaemon) refusal(name string, answer *http.Response) error {
 	err := fmt.Errorf("asking %s for %q: it answers %s: %s", d.socket, name, answer.Status, said.Message)
 	lacking := strings.Contains(strings.ToLower(said.Message), "no such image") || strings.Contains(said.Message, "image not known")
 	if answer.StatusCode == http.StatusNotFound || lacking {
-		return fault.New(fault.NotFound, err, "docker images lists what there is; without docker-daemon: the image is pulled from its registry")
+		hint := "docker images lists what there is; without docker-daemon: the image is pulled from its registry"
+		return fault.New(fault.NotFound, err, hint)
 	}
 	return fault.New(fault.Unreachable, err, "the daemon's log may say why")
 }

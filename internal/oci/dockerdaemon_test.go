@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -232,7 +233,7 @@ func TestPodman(t *testing.T) {
 		return cmd
 	}
 	if out, err := podman("load", "-i", work+"/one.tar").CombinedOutput(); err != nil {
-		t.Fatalf("podman load: %v\n%s", err, out)
+		excuse(t, "podman", fmt.Sprintf("podman load: %v\n%s", err, out)) // an account may lack subordinate ids
 	}
 	service := podman("system", "service", "-t", "60", "unix://"+work+"/podman.sock")
 	if err := service.Start(); err != nil {

@@ -410,11 +410,13 @@ func TestArtifacts(t *testing.T) {
 		root ocispec.Descriptor
 		want string
 	}{
-		{"helm", manifest("", "application/vnd.cncf.helm.config.v1+json", "application/vnd.cncf.helm.chart.content.v1.tar+gzip"), "a Helm chart"},
+		{"helm", manifest("", "application/vnd.cncf.helm.config.v1+json", "application/vnd.cncf.helm.chart.content.v1.tar+gzip"),
+			"a Helm chart"},
 		{"wasm", manifest("", "application/vnd.wasm.config.v0+json", "application/wasm"), "a WebAssembly module"},
 		{"wasm-layer", manifest("", imageConfig, "application/vnd.wasm.content.layer.v1+wasm"), "a WebAssembly module"},
 		{"cosign", manifest("", imageConfig, "application/vnd.dev.cosign.simplesigning.v1+json"), "a cosign signature"},
-		{"bundle", manifest("application/vnd.dev.sigstore.bundle.v0.3+json", emptyType, "application/vnd.dev.sigstore.bundle.v0.3+json"), "a sigstore signature"},
+		{"bundle", manifest("application/vnd.dev.sigstore.bundle.v0.3+json", emptyType, "application/octet-stream"),
+			"a sigstore signature"},
 		{"sbom", manifest("", "application/vnd.oci.image.config.v1+json", "application/spdx+json"), "an SBOM"},
 		{"cyclonedx", manifest("application/vnd.cyclonedx+json", emptyType, "application/vnd.cyclonedx+json"), "an SBOM"},
 		{"attestation", manifest("", imageConfig, "application/vnd.in-toto+json"), "an attestation"},
@@ -422,11 +424,13 @@ func TestArtifacts(t *testing.T) {
 		{"notation", manifest("", "application/vnd.cncf.notary.signature", "application/jose+json"), "a Notary signature"},
 		{"ollama", manifest("", dockerConfig, "application/vnd.ollama.image.model"), "an AI model"},
 		{"plugin", manifest("", "application/vnd.docker.plugin.v1+json"), "a plugin of docker"},
-		{"artifact", manifest("application/vnd.example.thing", emptyType, emptyType), "an artifact of the type application/vnd.example.thing"},
+		{"artifact", manifest("application/vnd.example.thing", emptyType, emptyType),
+			"an artifact of the type application/vnd.example.thing"},
 		{"oras", manifest("", "application/vnd.unknown.config.v1+json", "text/plain"), "an OCI artifact"},
 		{"empty", manifest("", emptyType, "text/plain"), "an OCI artifact"},
 		{"other", manifest("", "application/x-other", "text/plain"), "an artifact of the type application/x-other"},
-		{"artifact-manifest", text(`{"mediaType":"application/vnd.oci.artifact.manifest.v1+json","artifactType":"application/x-y","blobs":[]}`), "application/x-y"},
+		{"artifact-manifest", text(`{"mediaType":"application/vnd.oci.artifact.manifest.v1+json","artifactType":"application/x-y"}`),
+			"application/x-y"},
 		{"schema1", text(`{"schemaVersion":1,"name":"x","fsLayers":[{"blobSum":"sha256:00"}],"signatures":[]}`), "schema 1"},
 	}
 	c.tag("image", image)
@@ -480,14 +484,14 @@ func TestAbsolute(t *testing.T) {
 	for ref, want := range map[string]string{
 		"oci:x:v1": "oci:" + dir + "/x:v1", "oci-archive:x.tar": "oci-archive:" + dir + "/x.tar",
 		"docker-archive:../x:a/b:c": "docker-archive:" + filepath.Dir(dir) + "/x:a/b:c", "dir:a:b": "dir:" + dir + "/a:b",
-		"tar:x:y": "tar:" + dir + "/x:y", "tar:-": "tar:-", "docker-archive:-:x": "docker-archive:-:x",
+		"tar:x:y": "tar:" + dir + "/x:y", "oci:-": "oci:" + dir + "/-", "dir:-": "dir:" + dir + "/-", "tar:-": "tar:-", "docker-archive:-:x": "docker-archive:-:x",
 		"docker-daemon:x": "docker-daemon:x", "debian": "debian", "oci:": "oci:", "oci::v1": "oci::v1", "tar:": "tar:",
 	} {
 		if got, err := Absolute(ref); got != want || err != nil {
 			t.Errorf("Absolute(%q) = %q, %v; want %q", ref, got, err, want)
 		}
 		_, isName := FamiliarName(ref)
-		if wantStdin := strings.Contains(ref, ":-"); ReadsStdin(ref) != wantStdin || isName != (ref == "debian") {
+		if wantStdin := ref == "tar:-" || ref == "docker-archive:-:x"; ReadsStdin(ref) != wantStdin || isName != (ref == "debian") {
 			t.Errorf("%q reads the standard input: %v, and is a name: %v; want %v", ref, ReadsStdin(ref), isName, wantStdin)
 		}
 	}

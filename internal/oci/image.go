@@ -55,6 +55,9 @@ type Options struct {
 	TempDir  string   // for unpacking a compressed archive, until Close; "" is os.TempDir()
 	// Stdin is what "-" stands for in the place of a FILE; nil refuses it. Reading it need not end with the context.
 	Stdin io.Reader
+	// Unpacking is told, now and then, how many bytes of an archive have been unpacked, and in the end that this is all. It is
+	// not called for an archive that is read where it is. nil is nobody.
+	Unpacking func(bytes int64, done bool)
 	// DockerHost says where docker's daemon listens, as DOCKER_HOST does, which "" looks at.
 	DockerHost string
 	Documents  string // directory in which the manifests and configurations of registries are kept; "" is none
@@ -67,6 +70,9 @@ func (o Options) withDefaults() Options {
 	o.Platform = o.Platform.canonical()
 	if o.TempDir == "" {
 		o.TempDir = os.TempDir()
+	}
+	if o.Unpacking == nil {
+		o.Unpacking = func(int64, bool) {}
 	}
 	if o.DockerHost == "" {
 		o.DockerHost = os.Getenv("DOCKER_HOST")

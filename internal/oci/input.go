@@ -27,6 +27,7 @@ type input struct {
 	hint string    // what to say of something that is no tar
 	sum  io.Writer // a hash of what is in the archive, uncompressed; nil if nobody wants to know
 	temp string    // directory for what has to be unpacked
+	told func(bytes int64, done bool)
 }
 
 // openFile opens a file, or the standard input for "-", as one that is not compressed and can be read at any place. A
@@ -89,15 +90,18 @@ func (in input) spoolStdin(ctx context.Context, stdin io.Reader) (*os.File, erro
 		err := fmt.Errorf("opening the %s: there is no standard input here to read it from", in.what)
 		return nil, fault.New(fault.Usage, err, "only `banger image pull` reads its input; pull the image first, with --name")
 	}
-	file, err := in.spool(ctx, interruptible(ctx, stdin))
+	source := interruptible(ctx, stdin)
+	defer func() { _ = source.Close() }()
+	file, err := in.spool(ctx, source)
 	if err != nil {
 		return nil, fmt.Errorf("reading the standard input: %w", err)
 	}
 	return file, nil
 }
 
-// interruptible returns a reader that ends with ctx even where a Read of r blocks, as one of a terminal or a pipe does.
-func interruptible(ctx context.Context, r io.Reader) io.Reader {
+// interruptible returns a reader that ends with ctx even where a Read of r blocks, as one of a terminal or a pipe does. Closed,
+// it reads no more of r than it has begun to.
+func interruptible(ctx context.Context, r io.Reader) io.ReadCloser {
 	out, in := io.Pipe()
 	go func() {
 		_, err := io.CopyBuffer(in, struct{ io.Reader }{r}, make([]byte, copyBuffer))
@@ -125,7 +129,8 @@ func (in input) spool(ctx context.Context, r io.Reader) (*os.File, error) {
 	}
 	_ = os.Remove(unpacked.Name())
 	// A mebibyte of zeros is a kibibyte of gzip: the end of ctx has to be noticed on this side as well.
-	n, err := io.CopyBuffer(in.through(unpacked), contextReader{ctx, beginning}, make([]byte, copyBuffer))
+	counted := &countingReader{Reader: contextReader{ctx, beginning}, told: in.told}
+	n, err := io.CopyBuffer(in.through(unpacked), counted, make([]byte, copyBuffer))
 	if err == nil {
 		_, err = unpacked.Seek(0, io.SeekStart)
 	}
@@ -133,7 +138,22 @@ func (in input) spool(ctx context.Context, r io.Reader) (*os.File, error) {
 		_ = unpacked.Close()
 		return nil, in.unpackError(ctx, noted, n, err)
 	}
+	in.told(n, true)
 	return unpacked, nil
+}
+
+// countingReader tells how much has been read.
+type countingReader struct {
+	io.Reader
+	n    int64
+	told func(bytes int64, done bool)
+}
+
+func (r *countingReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	r.n += int64(n)
+	r.told(r.n, false)
+	return n, err
 }
 
 // checkBeginning refuses what is no tar before all of it is kept: it may have no end.

@@ -128,7 +128,7 @@ func (l *layout) choose(entries []ocispec.Descriptor) ([]ocispec.Descriptor, err
 		return nil, fault.New(fault.NotFound, err, "")
 	case len(names) > 1:
 		err := fmt.Errorf("choosing the image: the layout has several: %s", list(names, ""))
-		return nil, fault.New(fault.Usage, err, fmt.Sprintf("add a tag: %s:%s", orElse(l.at, "FILE"), names[0]))
+		return nil, fault.New(fault.Usage, err, fmt.Sprintf("add a tag: %s:%s", l.at, names[0]))
 	case l.tag == "" && len(names) == 1:
 		l.tag = names[0] // which names the image
 		return slices.DeleteFunc(chosen, func(d ocispec.Descriptor) bool { return entryName(d) != l.tag }), nil

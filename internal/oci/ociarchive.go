@@ -22,7 +22,7 @@ func resolveOCIArchive(ctx context.Context, rest string, opts Options) (*Image, 
 	if err != nil {
 		return nil, err
 	}
-	image, tag, err := a.ociImage(ctx, at.ref, opts.Platform)
+	image, tag, err := a.ociImage(ctx, at, opts.Platform)
 	if err != nil {
 		_ = a.Close()
 		return nil, err
@@ -31,8 +31,8 @@ func resolveOCIArchive(ctx context.Context, rest string, opts Options) (*Image, 
 	return image, nil
 }
 
-// ociImage returns the image with the tag, or the only one, and its tag.
-func (a *archive) ociImage(ctx context.Context, tag string, want Platform) (*Image, string, error) {
+// ociImage returns the image with the tag of the reference, or the only one, and its tag.
+func (a *archive) ociImage(ctx context.Context, at located, want Platform) (*Image, string, error) {
 	if !a.has(ocispec.ImageLayoutFile) {
 		err := fmt.Errorf("reading the archive: it has no file %q", ocispec.ImageLayoutFile)
 		hint := ociArchiveHint
@@ -41,7 +41,7 @@ func (a *archive) ociImage(ctx context.Context, tag string, want Platform) (*Ima
 		}
 		return nil, "", fault.New(fault.Unsupported, err, hint)
 	}
-	l, err := newLayout(a, "", tag)
+	l, err := newLayout(a, ociArchivePrefix+at.path, at.ref)
 	if err != nil {
 		return nil, "", err
 	}

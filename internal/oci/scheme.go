@@ -12,22 +12,23 @@ import (
 // scheme is a prefix of references to what is not in a registry (containers-transports(5)).
 type scheme struct {
 	prefix string
-	path   bool   // a path follows the prefix
-	ref    bool   // after the path may come a colon, and what chooses one of several images
 	form   string // how such a reference is written
+	path   bool   // a path follows the prefix
+	stdin  bool   // which may be "-" for the standard input
+	ref    bool   // and after which may come a colon, and what chooses one of several images
 	// resolve returns the image that the rest of a reference names.
 	resolve func(ctx context.Context, rest string, opts Options) (*Image, error)
 }
 
 func schemes() []scheme {
 	return []scheme{
-		{layoutPrefix, true, true, "oci:DIR[:TAG]", resolveLayout},
-		{ociArchivePrefix, true, true, "oci-archive:FILE[:TAG]", resolveOCIArchive},
-		{archivePrefix, true, true, "docker-archive:FILE[:REF]", resolveArchive},
-		{directoryPrefix, true, false, "dir:DIR", resolveDirectory},
-		{tarPrefix, true, false, "tar:FILE", resolveTar},
-		{daemonPrefix, false, false, "docker-daemon:NAME", resolveDaemon},
-		{storagePrefix, false, false, "", refuseStorage},
+		{prefix: layoutPrefix, form: "oci:DIR[:TAG]", path: true, ref: true, resolve: resolveLayout},
+		{prefix: ociArchivePrefix, form: "oci-archive:FILE[:TAG]", path: true, stdin: true, ref: true, resolve: resolveOCIArchive},
+		{prefix: archivePrefix, form: "docker-archive:FILE[:REF]", path: true, stdin: true, ref: true, resolve: resolveArchive},
+		{prefix: directoryPrefix, form: "dir:DIR", path: true, resolve: resolveDirectory},
+		{prefix: tarPrefix, form: "tar:FILE", path: true, stdin: true, resolve: resolveTar},
+		{prefix: daemonPrefix, form: "docker-daemon:NAME", resolve: resolveDaemon},
+		{prefix: storagePrefix, resolve: refuseStorage},
 	}
 }
 
@@ -63,7 +64,7 @@ func (t scheme) split(rest string) (path, ref string, err error) {
 
 // join is the reverse of split, with the prefix and an absolute path: so the reference means the same in every directory.
 func (t scheme) join(path, ref string) (string, error) {
-	if path != stdinPath {
+	if !t.stdin || path != stdinPath {
 		absolute, err := filepath.Abs(path)
 		if err != nil {
 			return "", fmt.Errorf("making the path %q absolute: %w", path, err)
@@ -97,11 +98,8 @@ func locate(prefix, rest string) (located, error) {
 // ReadsStdin reports whether a reference names the standard input: "-" in the place of a FILE.
 func ReadsStdin(ref string) bool {
 	t, rest, found := schemeOf(ref)
-	if !found || !t.path || t.prefix == layoutPrefix || t.prefix == directoryPrefix {
-		return false
-	}
 	path, _, err := t.split(rest)
-	return err == nil && path == stdinPath
+	return found && t.stdin && err == nil && path == stdinPath
 }
 
 // Pinned returns the reference with the digest, where it is one of a registry by a tag, which may move on.

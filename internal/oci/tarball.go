@@ -24,7 +24,9 @@ func resolveTar(ctx context.Context, rest string, opts Options) (*Image, error) 
 		return nil, err
 	}
 	sum := digest.Canonical.Digester()
-	file, err := input{what: "tar", hint: tarHint, temp: opts.TempDir, sum: sum.Hash()}.openFile(ctx, at.path, opts.Stdin)
+	file, err := input{
+		what: "tar", hint: tarHint, sum: sum.Hash(), temp: opts.TempDir, told: opts.Unpacking,
+	}.openFile(ctx, at.path, opts.Stdin)
 	if err != nil {
 		return nil, err
 	}

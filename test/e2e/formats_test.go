@@ -3,6 +3,9 @@ package e2e
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -98,8 +101,40 @@ func TestSources(t *testing.T) {
 	if saved := u.skopeo("inspect", "--format", "{{.Layers}}", "docker-archive:docker.tar"); !strings.Contains(saved, want.Layers[0].DiffID) {
 		t.Errorf("skopeo inspects the layers %s, want %v", saved, want.Layers)
 	}
+	checkDockerDaemon(u, want)
 	checkStreams(u, want)
 	u.leftovers()
+}
+
+// checkDockerDaemon: an image of a daemon that answers as docker does, with what banger has saved, and daemons that are not there.
+func checkDockerDaemon(u *user, want inspected) {
+	u.t.Helper()
+	socket := filepath.Join(u.dir, "docker.sock")
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		u.t.Fatal(err)
+	}
+	if err := os.Chmod(socket, 0o777); err != nil {
+		u.t.Fatal(err)
+	}
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/images/docker.io/library/alpine:latest/get" {
+			http.ServeFile(w, r, filepath.Join(u.dir, "docker.tar"))
+			return
+		}
+		http.Error(w, `{"message":"No such image"}`, http.StatusNotFound)
+	})}
+	go func() { _ = server.Serve(listener) }()
+	defer func() { _ = server.Close() }()
+	u.env = []string{"DOCKER_HOST=unix://" + socket}
+	u.must("image", "pull", "docker-daemon:alpine", "--name", "daemon")
+	u.sameAs(want, "daemon")
+	u.says(refusal{notFound, []string{"No such image"}}, "image", "pull", "docker-daemon:nothing")
+	u.env = []string{"DOCKER_HOST=tcp://127.0.0.1:1"}
+	u.says(refusal{unsupported, []string{"tcp://127.0.0.1:1", "docker-archive:-"}}, "image", "pull", "docker-daemon:alpine")
+	u.env = []string{"DOCKER_HOST=unix:///no/such.sock"}
+	u.says(refusal{unreachable, []string{"/no/such.sock"}}, "image", "pull", "docker-daemon:alpine")
+	u.env = nil
 }
 
 // checkStreams: archives on standard input and output, here and through a daemon, whose bytes are the same.
@@ -208,6 +243,47 @@ func TestRootFileSystem(t *testing.T) {
 	}
 	u.refuses(refusal{usage, []string{"no standard input"}}, "vm", "run", "--rm", "tar:-")
 	u.leftovers()
+}
+
+// TestArtifacts: what a real registry has that is no image, or not whole, is called what it is.
+func TestArtifacts(t *testing.T) {
+	u := newUser(t)
+	registry := startRegistry(t, u)
+	l := newLayout(t, u, "artifact")
+	manifest := func(config, layer string, more map[string]any) map[string]any {
+		m := map[string]any{
+			"schemaVersion": 2, "mediaType": mediaManifest, "config": l.blob(config, []byte(`{}`)),
+			"layers": []descriptor{l.blob(layer, []byte("the content of "+layer))},
+		}
+		maps.Copy(m, more)
+		return m
+	}
+	for name, c := range map[string]struct {
+		manifest map[string]any
+		want     string
+	}{
+		"helm": {manifest("application/vnd.cncf.helm.config.v1+json", "application/vnd.cncf.helm.chart.content.v1.tar+gzip", nil), "a Helm chart"},
+		"wasm": {manifest("application/vnd.wasm.config.v0+json", "application/wasm", nil), "a WebAssembly module"},
+		"sign": {manifest(mediaConfig, "application/vnd.dev.cosign.simplesigning.v1+json", nil), "a cosign signature"},
+		"sbom": {manifest("application/vnd.oci.empty.v1+json", "application/spdx+json", nil), "an SBOM"},
+		"oras": {manifest("application/vnd.oci.empty.v1+json", "text/plain", map[string]any{"artifactType": "application/vnd.example.thing"}),
+			"an artifact of the type application/vnd.example.thing"},
+	} {
+		registry.put(l, "artifact", name, c.manifest)
+		u.refuses(refusal{unsupported, []string{"not a container image but " + c.want}}, "image", "pull", registry.address+"/artifact:"+name)
+	}
+	base := tarOf(t, map[string][]byte{"etc/motd": []byte("hello")})
+	config := l.json(mediaConfig, map[string]any{"os": "linux", "architecture": "amd64",
+		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{digestOf(base)}}})
+	for name, mediaType := range map[string]string{
+		"foreign":   "application/vnd.oci.image.layer.nondistributable.v1.tar",
+		"encrypted": "application/vnd.oci.image.layer.v1.tar+encrypted",
+	} {
+		registry.put(l, "image", name, map[string]any{
+			"schemaVersion": 2, "mediaType": mediaManifest, "config": config, "layers": []descriptor{l.blob(mediaType, base)},
+		})
+		u.refuses(refusal{unsupported, []string{"layer 1", name, mediaType}}, "image", "pull", registry.address+"/image:"+name)
+	}
 }
 
 // TestOtherPlatform: an image for another architecture is pulled, exported and saved, and running it says what it needs.

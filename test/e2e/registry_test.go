@@ -1,7 +1,12 @@
 package e2e
 
 import (
+	"bytes"
+	"encoding/json"
+	"io"
 	"net"
+	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -76,4 +81,49 @@ func (r *registry) layerFile() string {
 func isLayer(path string) bool {
 	data, err := os.ReadFile(path)
 	return err == nil && len(data) > 0 && data[0] != '{'
+}
+
+// put uploads a manifest as it is, with the blobs that it names, which are in a layout (OCI distribution-spec, "Push").
+func (r *registry) put(l *layout, repository, tag string, manifest any) {
+	r.t.Helper()
+	text, err := json.Marshal(manifest)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	var named struct {
+		MediaType string
+		Config    descriptor
+		Layers    []descriptor
+	}
+	if err := json.Unmarshal(text, &named); err != nil {
+		r.t.Fatal(err)
+	}
+	for _, d := range append(named.Layers, named.Config) {
+		data, err := os.ReadFile(filepath.Join(l.dir, "blobs", "sha256", strings.TrimPrefix(d.Digest, "sha256:")))
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		place := r.send(http.MethodPost, "http://"+r.address+"/v2/"+repository+"/blobs/uploads/", "", nil)
+		r.send(http.MethodPut, place+"&digest="+url.QueryEscape(d.Digest), "application/octet-stream", data)
+	}
+	r.send(http.MethodPut, "http://"+r.address+"/v2/"+repository+"/manifests/"+tag, named.MediaType, text)
+}
+
+// send sends a request that has to succeed, and returns the Location of the answer.
+func (r *registry) send(method, to, mediaType string, body []byte) string {
+	r.t.Helper()
+	request, err := http.NewRequest(method, to, bytes.NewReader(body))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	request.Header.Set("Content-Type", mediaType)
+	answer, err := http.DefaultClient.Do(request)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer func() { _ = answer.Body.Close() }()
+	if text, _ := io.ReadAll(answer.Body); answer.StatusCode >= http.StatusMultipleChoices {
+		r.t.Fatalf("%s %s: the registry answers %s: %s", method, to, answer.Status, text)
+	}
+	return answer.Header.Get("Location")
 }
