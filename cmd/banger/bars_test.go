@@ -27,15 +27,15 @@ func TestBars(t *testing.T) {
 		layerAt("d", imagepull.LayerUnpacking, 7, 7), layerAt("e", imagepull.LayerDownloading, 1e6, 0), layerAt("f", imagepull.LayerExists, 0, 7),
 	}
 	const head = "Pull                     …  2 of 6 layers  30MB of 120MB  10MB/s  9s left"
-	const b, d, e = "  bbbbbbbbbbbb  downloading  ", "  dddddddddddd  unpacking", "  eeeeeeeeeeee  downloading  1MB"
+	const b, d, e = "  bbbbbbbbbbbb  ", "  dddddddddddd  unpacking", "  eeeeeeeeeeee  downloading  1MB"
 	const wide = b + "[=========>                              ] 30MB of 120MB  10MB/s  9s left"
 	for _, test := range []struct {
 		columns, rows int
 		want          []string
 	}{
 		{200, 50, []string{head, wide, d, e, "  and 1 more"}},
-		{80, 50, []string{head, b + "[===>              ] 30MB of 120MB  10MB/s  9s left", d, e, "  and 1 more"}},
-		{60, 50, []string{head, b + "30MB of 120MB  10MB/s  9s left", d, e, "  and 1 more"}},
+		{80, 50, []string{head, b + "[===>               ] 30MB of 120MB  10MB/s  9s left", d, e, "  and 1 more"}},
+		{60, 50, []string{head, b + "downloading  30MB of 120MB  10MB/s  9s left", d, e, "  and 1 more"}},
 		{200, 7, []string{head, wide, d, e, "  and 1 more"}},
 		{200, 6, []string{head, wide, d, "  and 2 more"}},
 		{200, 4, []string{head, "  and 4 more"}},
@@ -71,6 +71,7 @@ func TestBar(t *testing.T) {
 func TestAmountWords(t *testing.T) {
 	for want, amount := range map[string]imagepull.Amount{
 		"0B": {}, "5MB": {Bytes: 5e6}, "5MB of 2.5GB": {Bytes: 5e6, Total: 25e8}, "5MB|1.2kB/s": {Bytes: 5e6, Rate: 1200},
+		"0B of 9B|9B/s":             {Total: 9, Rate: 9, Left: 400 * time.Millisecond},
 		"0B of 9B|1B/s|9s left":     {Total: 9, Rate: 1, Left: 9400 * time.Millisecond},
 		"0B of 9B|1B/s|1m40s left":  {Total: 9, Rate: 1, Left: 100 * time.Second},
 		"0B of 9B|1B/s|3 days left": {Total: 9, Rate: 1, Left: 72 * time.Hour},

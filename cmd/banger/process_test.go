@@ -314,7 +314,7 @@ func TestProgressModes(t *testing.T) {
 		{"none", "", []string{"--progress=none"}, func(text string) bool { return text == "" }},
 		{"json", "", []string{"--progress", "json"}, isJSON},
 		{"tty", "plain", []string{"--progress", "tty"}, func(text string) bool {
-			return strings.Contains(text, "\x1b[2K") && strings.Contains(text, "0 of 1 layers")
+			return strings.Contains(text, "\x1b[2K") && strings.Contains(text, "0 of 1 layer")
 		}},
 	} {
 		got := pull(c.variable, c.args...)

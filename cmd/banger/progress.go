@@ -164,7 +164,7 @@ func amountWords(a imagepull.Amount) []string {
 	if a.Rate > 0 {
 		words = append(words, humanSize(a.Rate)+"/s")
 	}
-	if a.Left > 0 {
+	if a.Left.Round(time.Second) > 0 {
 		words = append(words, shortDuration(a.Left)+" left")
 	}
 	return words
