@@ -13,9 +13,19 @@ type layerBars struct {
 	layers []imagepull.LayerProgress // in the order of the image
 }
 
+// begin notes how far a step is. Another step than before has no layers.
+func (b *layerBars) begin(step imagepull.Step) {
+	if step.Name != b.step.Name {
+		b.layers = nil
+	}
+	b.step = step
+}
+
 // set notes how far a layer is.
 func (b *layerBars) set(layer imagepull.LayerProgress) {
-	b.step.Name = "Pull"
+	if b.step.Name != "Pull" {
+		b.begin(imagepull.Step{Name: "Pull"})
+	}
 	for i := range b.layers {
 		if b.layers[i].DiffID == layer.DiffID {
 			b.layers[i] = layer

@@ -152,6 +152,29 @@ func TestScreen(t *testing.T) {
 	}
 }
 
+// TestOtherStepEnds: a line that comes in the middle of a pull stands above its layers, which stay.
+func TestOtherStepEnds(t *testing.T) {
+	var out bytes.Buffer
+	p := newProgress(system{stderr: &out})
+	p.mode = progressTTY
+	p.report(imagepull.Step{Name: "Resolve", Detail: "x"})
+	p.report(imagepull.Step{Name: "Pull"})
+	for _, layer := range []imagepull.LayerProgress{layerAt("a", imagepull.LayerUnpacking, 9, 9), layerAt("b", imagepull.LayerWaiting, 0, 9)} {
+		p.report(imagepull.Step{Name: "Pull", Layer: &layer})
+	}
+	out.Reset()
+	p.report(imagepull.Step{Name: "Registry", Detail: "asking another", Done: true})
+	const pull = "Pull                     …  0 of 2 layers\n  aaaaaaaaaaaa  unpacking\n  and 1 more\n"
+	if want := erased(3) + "Registry            0.00 s  asking another\n" + pull; out.String() != want {
+		t.Errorf("when another step ends, %q is written, want %q", out.String(), want)
+	}
+	out.Reset()
+	p.report(imagepull.Step{Name: "Pull", Detail: "2 layers", Done: true})
+	if want := erased(3) + "Pull                0.00 s  2 layers\n"; out.String() != want {
+		t.Errorf("at the end %q is written, want %q", out.String(), want)
+	}
+}
+
 // TestNoColours: nothing but the cursor's movements is written to a terminal, so that NO_COLOR holds.
 func TestNoColours(t *testing.T) {
 	var out bytes.Buffer

@@ -94,12 +94,22 @@ func (p *progress) report(step imagepull.Step) {
 	case p.mode == progressJSON:
 		p.print(progressLine{Schema: 1, Reference: p.of, Step: api.StepOf(step)})
 	case step.Done:
-		p.clear()
-		p.say(step.Name, seconds(step.Elapsed), step.Detail)
+		p.ended(step)
 	case p.mode == progressTTY:
 		p.draw(step)
 	default:
 		p.log(step)
+	}
+}
+
+// ended prints the line of a step that has ended. What else is under way stays.
+func (p *progress) ended(step imagepull.Step) {
+	underway := p.layers
+	p.clear()
+	p.say(step.Name, seconds(step.Elapsed), step.Detail)
+	if p.mode == progressTTY && underway.step.Name != "" && underway.step.Name != step.Name {
+		p.layers = underway
+		p.redraw()
 	}
 }
 
@@ -183,8 +193,12 @@ func (p *progress) draw(step imagepull.Step) {
 	if step.Layer != nil {
 		p.layers.set(*step.Layer)
 	} else {
-		p.layers.step = step
+		p.layers.begin(step)
 	}
+	p.redraw()
+}
+
+func (p *progress) redraw() {
 	columns, rows := p.screen.size()
 	p.screen.show(p.layers.lines(columns, rows))
 }
