@@ -95,17 +95,20 @@ func TestPlain(t *testing.T) {
 		layerAt("a", imagepull.LayerWaiting, 0, 9), layerAt("b", imagepull.LayerWaiting, 0, 9), layerAt("b", imagepull.LayerExists, 0, 9),
 		layerAt("a", imagepull.LayerDownloading, 0, 9), layerAt("a", imagepull.LayerDownloading, 5, 9),
 		layerAt("a", imagepull.LayerUnpacking, 9, 9), layerAt("a", imagepull.LayerDone, 9, 9),
+		layerAt("c", imagepull.LayerDownloading, 5, 9), layerAt("d", imagepull.LayerDownloading, 0, 0),
 	} {
 		p.report(imagepull.Step{Name: "Pull", Layer: &layer})
 	}
-	for range 24 {
+	for range 24 { // seconds
 		p.report(imagepull.Step{Name: "Pull", Amount: &amount})
 		now = now.Add(time.Second)
 	}
-	p.report(imagepull.Step{Name: "Pull", Done: true, Detail: "2 layers, 2MB", Elapsed: 24 * time.Second})
+	p.report(imagepull.Step{Name: "Pull", Done: true, Detail: "2 layers,\x1b2MB", Elapsed: 24 * time.Second})
 	const want = `Pull                        bbbbbbbbbbbb  exists
 Pull                        aaaaaaaaaaaa  downloading 9B
 Pull                        aaaaaaaaaaaa  done
+Pull                        cccccccccccc  downloading the rest of 9B
+Pull                        dddddddddddd  downloading
 Pull                        1MB of 2MB, 100kB/s, 10s left
 Pull                        1MB of 2MB, 100kB/s, 10s left
 Pull               24.00 s  2 layers, 2MB
