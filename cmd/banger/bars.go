@@ -13,16 +13,27 @@ type layerBars struct {
 	layers []imagepull.LayerProgress // in the order of the image
 }
 
-// set notes how far a layer is.
-func (b *layerBars) set(layer imagepull.LayerProgress) {
-	b.step.Name = "Pull"
+// begin notes how far a step is. Another step than before has no layers.
+func (b *layerBars) begin(step imagepull.Step) {
+	if step.Name != b.step.Name {
+		b.layers = nil
+	}
+	b.step = step
+}
+
+// set notes how far a layer is, and returns the state that it was in; "" for a new one.
+func (b *layerBars) set(layer imagepull.LayerProgress) (before imagepull.LayerState) {
+	if b.step.Name != "Pull" {
+		b.begin(imagepull.Step{Name: "Pull"})
+	}
 	for i := range b.layers {
 		if b.layers[i].DiffID == layer.DiffID {
-			b.layers[i] = layer
-			return
+			before, b.layers[i] = b.layers[i].State, layer
+			return before
 		}
 	}
 	b.layers = append(b.layers, layer)
+	return ""
 }
 
 // maxShown is how many layers are shown. More than a few tell nobody more, and when a terminal becomes narrower, many lines
@@ -61,11 +72,20 @@ func (b *layerBars) head() string {
 		detail = strings.Join(amountWords(*b.step.Amount), "  ")
 	}
 	if ended := b.ended(); len(b.layers) > 0 {
-		detail = strings.TrimRight(fmt.Sprintf("%d of %d layers  %s", ended, len(b.layers), detail), " ")
+		detail = strings.TrimRight(fmt.Sprintf("%d of %s  %s", ended, counted(len(b.layers), "layer"), detail), " ")
 	}
-	return fmt.Sprintf("%-18s       …  %s", b.step.Name, detail)
+	return fmt.Sprintf("%-18s       …  %s", b.step.Name, visible(detail))
 }
 
+// counted is a number of things in words.
+func counted(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+// ended is how many layers are in the store.
 func (b *layerBars) ended() (n int) {
 	for _, layer := range b.layers {
 		if layer.State == imagepull.LayerDone || layer.State == imagepull.LayerExists {
@@ -78,20 +98,23 @@ func (b *layerBars) ended() (n int) {
 const (
 	minBar = 8 // columns, below which a bar says nothing
 	maxBar = 40
+	// amountRoom is what most amounts need beside a bar, "999.9MB of 999.9MB  99.99MB/s  1m40s left", so that bars keep
+	// their length while the words change.
+	amountRoom = 42
 )
 
-// layerLine is the line of one layer. A terminal that is too narrow for all of it first loses the bar.
+// layerLine is the line of one layer. A terminal that is too narrow for a bar has a word instead.
 func layerLine(layer imagepull.LayerProgress, columns int) string {
-	name := fmt.Sprintf("  %-12s  %s", shortDigest(layer.Digest), layer.State)
+	name := fmt.Sprintf("  %-12s  ", shortDigest(layer.Digest))
 	if layer.State != imagepull.LayerDownloading {
-		return name
+		return name + string(layer.State)
 	}
 	words := strings.Join(amountWords(layer.Amount), "  ")
-	room := columns - len(name) - len("  [] ") - len(words)
+	room := columns - len(name) - len("[] ") - amountRoom
 	if layer.Total <= 0 || room < minBar {
-		return name + "  " + words
+		return fmt.Sprintf("%s%s  %s", name, layer.State, words)
 	}
-	return fmt.Sprintf("%s  %s %s", name, bar(layer.Amount, min(room, maxBar)), words)
+	return fmt.Sprintf("%s%s %s", name, bar(layer.Amount, min(room, maxBar)), words)
 }
 
 // bar shows a part of a whole as [===>    ], with width columns between the brackets.

@@ -24,18 +24,19 @@ func TestBars(t *testing.T) {
 	running.Rate, running.Left = 10e6, 9*time.Second
 	layers := []imagepull.LayerProgress{
 		layerAt("a", imagepull.LayerDone, 5, 5), running, layerAt("c", imagepull.LayerWaiting, 0, 2e6),
-		layerAt("d", imagepull.LayerUnpacking, 7, 7), layerAt("e", imagepull.LayerDownloading, 1e6, 0), layerAt("f", imagepull.LayerExists, 0, 7),
+		layerAt("d", imagepull.LayerUnpacking, 7, 7), layerAt("e", imagepull.LayerDownloading, 1e6, 0),
+		layerAt("f", imagepull.LayerExists, 0, 7),
 	}
 	const head = "Pull                     …  2 of 6 layers  30MB of 120MB  10MB/s  9s left"
-	const b, d, e = "  bbbbbbbbbbbb  downloading  ", "  dddddddddddd  unpacking", "  eeeeeeeeeeee  downloading  1MB"
+	const b, d, e = "  bbbbbbbbbbbb  ", "  dddddddddddd  unpacking", "  eeeeeeeeeeee  downloading  1MB"
 	const wide = b + "[=========>                              ] 30MB of 120MB  10MB/s  9s left"
 	for _, test := range []struct {
 		columns, rows int
 		want          []string
 	}{
 		{200, 50, []string{head, wide, d, e, "  and 1 more"}},
-		{80, 50, []string{head, b + "[===>              ] 30MB of 120MB  10MB/s  9s left", d, e, "  and 1 more"}},
-		{60, 50, []string{head, b + "30MB of 120MB  10MB/s  9s left", d, e, "  and 1 more"}},
+		{80, 50, []string{head, b + "[===>               ] 30MB of 120MB  10MB/s  9s left", d, e, "  and 1 more"}},
+		{60, 50, []string{head, b + "downloading  30MB of 120MB  10MB/s  9s left", d, e, "  and 1 more"}},
 		{200, 7, []string{head, wide, d, e, "  and 1 more"}},
 		{200, 6, []string{head, wide, d, "  and 2 more"}},
 		{200, 4, []string{head, "  and 4 more"}},
@@ -71,6 +72,7 @@ func TestBar(t *testing.T) {
 func TestAmountWords(t *testing.T) {
 	for want, amount := range map[string]imagepull.Amount{
 		"0B": {}, "5MB": {Bytes: 5e6}, "5MB of 2.5GB": {Bytes: 5e6, Total: 25e8}, "5MB|1.2kB/s": {Bytes: 5e6, Rate: 1200},
+		"0B of 9B|9B/s":             {Total: 9, Rate: 9, Left: 400 * time.Millisecond},
 		"0B of 9B|1B/s|9s left":     {Total: 9, Rate: 1, Left: 9400 * time.Millisecond},
 		"0B of 9B|1B/s|1m40s left":  {Total: 9, Rate: 1, Left: 100 * time.Second},
 		"0B of 9B|1B/s|3 days left": {Total: 9, Rate: 1, Left: 72 * time.Hour},
@@ -91,19 +93,22 @@ func TestPlain(t *testing.T) {
 	p.report(imagepull.Step{Name: "Pull"})
 	for _, layer := range []imagepull.LayerProgress{
 		layerAt("a", imagepull.LayerWaiting, 0, 9), layerAt("b", imagepull.LayerWaiting, 0, 9), layerAt("b", imagepull.LayerExists, 0, 9),
-		layerAt("a", imagepull.LayerDownloading, 0, 9), layerAt("a", imagepull.LayerDownloading, 5, 9), layerAt("a", imagepull.LayerUnpacking, 9, 9),
-		layerAt("a", imagepull.LayerDone, 9, 9),
+		layerAt("a", imagepull.LayerDownloading, 0, 9), layerAt("a", imagepull.LayerDownloading, 5, 9),
+		layerAt("a", imagepull.LayerUnpacking, 9, 9), layerAt("a", imagepull.LayerDone, 9, 9),
+		layerAt("c", imagepull.LayerDownloading, 5, 9), layerAt("d", imagepull.LayerDownloading, 0, 0),
 	} {
 		p.report(imagepull.Step{Name: "Pull", Layer: &layer})
 	}
-	for range 24 {
+	for range 24 { // seconds
 		p.report(imagepull.Step{Name: "Pull", Amount: &amount})
 		now = now.Add(time.Second)
 	}
-	p.report(imagepull.Step{Name: "Pull", Done: true, Detail: "2 layers, 2MB", Elapsed: 24 * time.Second})
+	p.report(imagepull.Step{Name: "Pull", Done: true, Detail: "2 layers,\x1b2MB", Elapsed: 24 * time.Second})
 	const want = `Pull                        bbbbbbbbbbbb  exists
 Pull                        aaaaaaaaaaaa  downloading 9B
 Pull                        aaaaaaaaaaaa  done
+Pull                        cccccccccccc  downloading the rest of 9B
+Pull                        dddddddddddd  downloading
 Pull                        1MB of 2MB, 100kB/s, 10s left
 Pull                        1MB of 2MB, 100kB/s, 10s left
 Pull               24.00 s  2 layers, 2MB
@@ -150,6 +155,29 @@ func TestScreen(t *testing.T) {
 	}
 }
 
+// TestOtherStepEnds: a line that comes in the middle of a pull stands above its layers, which stay.
+func TestOtherStepEnds(t *testing.T) {
+	var out bytes.Buffer
+	p := newProgress(system{stderr: &out})
+	p.mode = progressTTY
+	p.report(imagepull.Step{Name: "Resolve", Detail: "x"})
+	p.report(imagepull.Step{Name: "Pull"})
+	for _, layer := range []imagepull.LayerProgress{layerAt("a", imagepull.LayerUnpacking, 9, 9), layerAt("b", imagepull.LayerWaiting, 0, 9)} {
+		p.report(imagepull.Step{Name: "Pull", Layer: &layer})
+	}
+	out.Reset()
+	p.report(imagepull.Step{Name: "Registry", Detail: "asking another", Done: true})
+	const pull = "Pull                     …  0 of 2 layers\n  aaaaaaaaaaaa  unpacking\n  and 1 more\n"
+	if want := erased(3) + "Registry            0.00 s  asking another\n" + pull; out.String() != want {
+		t.Errorf("when another step ends, %q is written, want %q", out.String(), want)
+	}
+	out.Reset()
+	p.report(imagepull.Step{Name: "Pull", Detail: "2 layers", Done: true})
+	if want := erased(3) + "Pull                0.00 s  2 layers\n"; out.String() != want {
+		t.Errorf("at the end %q is written, want %q", out.String(), want)
+	}
+}
+
 // TestNoColours: nothing but the cursor's movements is written to a terminal, so that NO_COLOR holds.
 func TestNoColours(t *testing.T) {
 	var out bytes.Buffer
@@ -160,7 +188,8 @@ func TestNoColours(t *testing.T) {
 		p.report(imagepull.Step{Name: "Pull", Layer: &layer})
 	}
 	p.report(imagepull.Step{Name: "Pull", Done: true})
-	if text := out.String(); strings.Contains(text, "m\x1b") || strings.Count(text, "\x1b[") != strings.Count(text, "\x1b[A")+strings.Count(text, "\x1b[2K") {
+	text := out.String()
+	if strings.Count(text, "\x1b") != strings.Count(text, "\x1b[A")+strings.Count(text, "\x1b[2K") {
 		t.Errorf("there is more than cursor movements: %q", text)
 	}
 }

@@ -94,7 +94,8 @@ func TestManyProcesses(t *testing.T) {
 	dir := t.TempDir()
 	home := filepath.Join(dir, "home")
 	references := []string{
-		saved(t, dir, "one", 256, 1, 2), saved(t, dir, "two", 256, 1, 3, 4), saved(t, dir, "three", 256, 2, 4, 5), saved(t, dir, "four", 256, 5),
+		saved(t, dir, "one", 256, 1, 2), saved(t, dir, "two", 256, 1, 3, 4),
+		saved(t, dir, "three", 256, 2, 4, 5), saved(t, dir, "four", 256, 5),
 	}
 	// What each process does, again and again; the failures that the others may cause it.
 	jobs := []struct {
@@ -239,7 +240,8 @@ func TestPullSeveral(t *testing.T) {
 		Pulled []engine.Pulled
 	}
 	text := mustRun(t, home, "image", "pull", "--json", one)
-	if err := json.Unmarshal([]byte(text), &printed); err != nil || printed.Schema != 1 || len(printed.Pulled) != 1 || printed.Pulled[0].Name != "one:1" {
+	err := json.Unmarshal([]byte(text), &printed)
+	if err != nil || printed.Schema != 1 || len(printed.Pulled) != 1 || printed.Pulled[0].Name != "one:1" {
 		t.Errorf("with --json: %v\n%s", err, text)
 	}
 }
@@ -281,7 +283,8 @@ func TestLayerLimit(t *testing.T) {
 	} {
 		got := limited(step.limit, step.args...)
 		if got.code != 0 || layers() != step.left {
-			t.Fatalf("%v with the limit %q: exit code %d, and %d layers are left, want %d\n%s", step.args, step.limit, got.code, layers(), step.left, got.stdout)
+			t.Fatalf("%v with the limit %q: exit code %d, and %d layers are left, want %d\n%s",
+				step.args, step.limit, got.code, layers(), step.left, got.stdout)
 		}
 	}
 	for _, wrong := range []string{"much", "-1", "5 apples"} {
@@ -318,7 +321,7 @@ func TestProgressModes(t *testing.T) {
 		{"none", "", []string{"--progress=none"}, func(text string) bool { return text == "" }},
 		{"json", "", []string{"--progress", "json"}, isJSON},
 		{"tty", "plain", []string{"--progress", "tty"}, func(text string) bool {
-			return strings.Contains(text, "\x1b[2K") && strings.Contains(text, "0 of 1 layers")
+			return strings.Contains(text, "\x1b[2K") && strings.Contains(text, "0 of 1 layer")
 		}},
 	} {
 		got := pull(c.variable, c.args...)
@@ -334,7 +337,8 @@ func TestProgressModes(t *testing.T) {
 	failed := pull("json", "--platform", "linux/arm64")
 	last := progressLine{}
 	lines := strings.Split(strings.TrimSpace(failed.stderr), "\n")
-	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &last); err != nil || last.Error == nil || last.Error.Kind != "platform" || failed.code != 7 {
+	err := json.Unmarshal([]byte(lines[len(lines)-1]), &last)
+	if err != nil || last.Error == nil || last.Error.Kind != "platform" || failed.code != 7 {
 		t.Errorf("a failure with json: exit code %d\n%s", failed.code, failed.stderr)
 	}
 }

@@ -184,7 +184,8 @@ func TestBarsOnTerminal(t *testing.T) {
 		s.tmux(nil, "resize-window", "-x", fmt.Sprint(size[0]), "-y", fmt.Sprint(size[1]))
 		time.Sleep(600 * time.Millisecond) // some refreshes
 		if lines := s.own(s.lines()); !strings.HasPrefix(lines[0], "Pull ") || len(lines) != 6 {
-			t.Errorf("on %d columns and %d rows there are not just the step, four layers and the rest:\n%s", size[0], size[1], strings.Join(lines, "\n"))
+			t.Errorf("on %d columns and %d rows there are not just the step, four layers and the rest:\n%s",
+				size[0], size[1], strings.Join(lines, "\n"))
 		}
 	}
 	slow.release()

@@ -71,7 +71,7 @@ func (e *Engine) Reporting(report func(imagepull.Step)) *Engine {
 	return &reporting
 }
 
-// oneAtATime keeps the goroutines apart that report.
+// oneAtATime has report called by one goroutine at a time: layers, and what is done about a registry, are reported by many.
 func oneAtATime(report func(imagepull.Step)) func(imagepull.Step) {
 	var mu sync.Mutex
 	return func(step imagepull.Step) {

@@ -251,6 +251,30 @@ func TestNamedMeanwhile(t *testing.T) {
 	}
 }
 
+// TestImageBecomesVM: from when an image is found until a VM is made of it, it cannot be removed; one that has just been is
+// missed.
+func TestImageBecomesVM(t *testing.T) {
+	s := stocked(t)
+	using, err := s.useImage(t.Context(), "old", s.ids["old"])
+	s.must("using an image", err)
+	removed := make(chan error, 1)
+	go func() {
+		_, err := s.RemoveImage(context.Background(), s.ids["old"])
+		removed <- err
+	}()
+	time.Sleep(100 * time.Millisecond)
+	newVM(t, s.Engine, instance.Config{Name: "late", ImageID: s.ids["old"]})
+	using.Release()
+	if err := <-removed; fault.KindOf(err) != fault.Conflict || !strings.Contains(err.Error(), "late") {
+		t.Errorf("removing an image while a VM is made of it: %v, want a conflict with the VM", err)
+	}
+	_, err = s.RemoveImage(t.Context(), s.ids["dangling"])
+	s.must("removing an image", err)
+	if _, err := s.useImage(t.Context(), "gone", s.ids["dangling"]); fault.KindOf(err) != fault.NotFound {
+		t.Errorf("making a VM of an image that was removed meanwhile: %v", err)
+	}
+}
+
 // TestLayerCache: which layers stay when an image is removed, and before another is built.
 func TestLayerCache(t *testing.T) {
 	for _, c := range []struct {

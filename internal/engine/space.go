@@ -11,7 +11,8 @@ import (
 func noSpace(err error) error {
 	full := errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 	if full && fault.KindOf(err) != fault.NoSpace {
-		return fault.New(fault.NoSpace, err, "free some space: `banger system df` shows what banger takes, `banger image prune` gives some back")
+		hint := "free some space: `banger system df` shows what banger takes, `banger image prune` gives some back"
+		return fault.New(fault.NoSpace, err, hint)
 	}
 	return err
 }
