@@ -10,4 +10,6 @@ export WORK
 trap 'chmod -R u+rwX "$WORK"; rm -rf "$WORK"' EXIT
 scripts/bench-ext4.sh
 echo
+scripts/bench-vm.sh
+echo
 scripts/bench-pull.sh
