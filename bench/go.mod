@@ -6,6 +6,7 @@ require (
 	github.com/Microsoft/hcsshim v0.14.1
 	github.com/banger-vm/banger v0.0.0
 	github.com/docker/go-units v0.5.0
+	github.com/klauspost/compress v1.20.3
 	golang.org/x/sync v0.25.0
 	golang.org/x/sys v0.50.0
 )
@@ -18,7 +19,6 @@ require (
 	github.com/golang/groupcache v0.0.0-20210331224755-41bb18bfe9da // indirect
 	github.com/google/go-containerregistry v0.22.1 // indirect
 	github.com/hashicorp/yamux v0.1.2 // indirect
-	github.com/klauspost/compress v1.20.3 // indirect
 	github.com/mikelolasagasti/xz v1.0.1 // indirect
 	github.com/opencontainers/go-digest v1.0.0 // indirect
 	github.com/opencontainers/image-spec v1.1.1 // indirect

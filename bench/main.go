@@ -1,5 +1,5 @@
-// Command bench measures banger's writer of ext4 and its virtual machines against their rivals. scripts/bench-ext4.sh and
-// scripts/bench-vm.sh say what of.
+// Command bench measures banger's pulls, its writer of ext4 and its virtual machines against their rivals.
+// scripts/bench-pull.sh, scripts/bench-ext4.sh and scripts/bench-vm.sh say what of.
 package main
 
 import (
@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 
 	"github.com/banger-vm/banger/bench/contender"
 	"github.com/banger-vm/banger/bench/fixture"
@@ -23,7 +24,10 @@ const usage = `use one of
   bench run [FLAGS] CONTENDER@SIZE         measures one run: native, mkfs, builder or tar2ext4
   bench compare [FLAGS] CONTENDER@SIZE…    measures several, interleaved, and writes a table of medians
   bench vm TABLE [FLAGS]                   measures virtual machines: boot, exec, cp, streams or many
-  bench dial-back FILE                     is a ProxyCommand of the former`
+  bench pull TABLE [FLAGS]                 measures pulls: igzip, go, zstd, rivals or shared
+  bench layers LAYOUT                      lists the files of the layers of a layout's image
+  bench gunzip FILE                        decompresses to standard output, as Go does it
+  bench dial-back FILE                     is a ProxyCommand of vm`
 
 // collectAt is how banger's own main sets the garbage collector, so that the memory is that of banger.
 const collectAt = 25
@@ -51,6 +55,14 @@ func command(ctx context.Context, args []string) error {
 		return compare(ctx, args[1:])
 	case len(args) > 1 && args[0] == "vm":
 		return benchVM(ctx, args[1:])
+	case len(args) > 1 && args[0] == "pull":
+		return benchPull(ctx, args[1:])
+	case len(args) == 2 && args[0] == "layers":
+		files, err := layersOf(args[1])
+		fmt.Println(strings.Join(files, "\n"))
+		return err
+	case len(args) == 2 && args[0] == "gunzip":
+		return gunzip(args[1])
 	case len(args) == 2 && args[0] == "dial-back":
 		return machine.DialBack(args[1])
 	}

@@ -38,7 +38,7 @@ for purpose in "${@:-build}"; do
     test)
       want mkfs.ext4 e2fsprogs; want qemu-system-x86_64 qemu-system-x86; want qemu-img qemu-utils
       image; want docker-registry docker-registry; want skopeo skopeo; want curl curl
-      want umoci umoci; want gcc gcc; want cpio cpio; want zstd zstd; want xz xz-utils; want ar binutils
+      want umoci umoci; want gcc gcc; want cpio cpio; want zstd zstd; want igzip isal; want pigz pigz; want xz xz-utils; want ar binutils
       want setcap libcap2-bin; want getfattr attr; want getfacl acl; want pgrep procps; want dpkg-deb dpkg; want depmod kmod
       want ssh openssh-client; want rsync rsync; want tmux tmux
       [ -e /usr/lib/openssh/sftp-server ] || missing+=(openssh-sftp-server)
@@ -47,6 +47,7 @@ for purpose in "${@:-build}"; do
       ;;
     bench)
       want mkfs.ext4 e2fsprogs; image; want umoci umoci; want fakeroot fakeroot; want eatmydata eatmydata
+      want docker-registry docker-registry; want skopeo skopeo; want curl curl; want igzip isal; want zstd zstd
       ;;
     *) echo "deps.sh: no purpose $purpose" >&2; exit 2 ;;
   esac

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # oci-layout.sh DIR TAG TAR…: makes DIR an OCI layout with one image, by the image specification: the tars are its
-# layers, the lowest first. COMPRESS is the command that compresses a layer to gzip (gzip -n -1), or "none".
+# layers, the lowest first. COMPRESS is the command that compresses a layer to gzip (gzip -n -1) or zstd, or "none".
 set -euo pipefail
 dir=${1:?usage: oci-layout.sh DIR TAG TAR…} tag=${2:?a tag}
 shift 2
@@ -24,7 +24,7 @@ for tar in "$@"; do
   if [ "$compress" = none ]; then
     ln "$tar" "$dir/layer" 2>/dev/null || cp "$tar" "$dir/layer"
   else
-    type+=+gzip
+    case $compress in zstd*) type+=+zstd ;; *) type+=+gzip ;; esac
     $compress <"$tar" >"$dir/layer"
   fi
   layers+=("{\"mediaType\":\"$type\",$(store "$dir/layer")}")

@@ -112,7 +112,8 @@ func (a *app) localEngine() (*engine.Engine, error) {
 		return nil, fmt.Errorf("finding banger's own program: %w", err)
 	}
 	return engine.New(engine.Config{
-		Home: home, RuntimeDir: a.runtimeDir(), Path: a.getenv("PATH"), Now: time.Now, Report: a.progress.report,
+		Home: home, RuntimeDir: a.runtimeDir(), Path: a.getenv("PATH"), Gunzip: a.getenv("BANGER_GUNZIP"),
+		Now: time.Now, Report: a.progress.report,
 		Monitor: []string{program, "vm", "monitor"}, LayerCache: cache,
 	})
 }

@@ -20,7 +20,9 @@ type Config struct {
 	Home       string // BANGER_HOME
 	RuntimeDir string // for sockets: a short path, private to the user; made when first needed
 	Path       string // as in $PATH: where programs are looked for
-	Now        func() time.Time
+	// Gunzip is the program that decompresses layers in gzip, or "go" for none. "" is the fastest that there is.
+	Gunzip string
+	Now    func() time.Time
 	// Monitor is how this program is started as the monitor of a VM, whose directory is added.
 	Monitor    []string
 	LayerCache LayerCache
@@ -45,7 +47,7 @@ func New(config Config) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Engine{
+	e := &Engine{
 		config:  config,
 		home:    home,
 		images:  home.Images(),
@@ -53,7 +55,11 @@ func New(config Config) (*Engine, error) {
 		kernels: kernel.NewStore(home.Path("kernels")),
 		vms:     instance.NewStore(home.Path("vms")),
 		runner:  system.NewCommandRunner(config.Path),
-	}, nil
+	}
+	if e.layers.Gunzip, err = e.gunzip(); err != nil {
+		return nil, err
+	}
+	return e, nil
 }
 
 // Reporting returns the same engine with another one to be told of the steps, see Config.

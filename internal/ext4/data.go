@@ -2,109 +2,116 @@ package ext4
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 
+	"github.com/banger-vm/banger/internal/layer"
 	"github.com/banger-vm/banger/internal/rootfs"
 )
 
 // writeData writes the contents of all regular files, in the order of their inodes. A file begins where the one before
-// it has ended, and each byte is copied twice: from its layer into the sink's memory, and from there into the file.
+// it has ended. The files are read ahead by a reader's goroutines; where their blocks go is decided here, in order, so that
+// the file system does not depend on who was faster.
 func (w *writer) writeData(ctx context.Context) error {
-	for i := range w.inodes {
-		in := &w.inodes[i]
-		if in.node.Kind != rootfs.Regular || len(in.node.Extents) == 0 {
-			continue
-		}
-		f := &fileData{mapping: w.newMapping(), content: in.node.Open()}
-		if err := f.write(ctx, in.node); err != nil {
-			return f.locate(err, in.node)
-		}
-		if err := f.end(numberOf(i), in); err != nil {
+	r := newReader(w.inodes)
+	defer r.close()
+	f := &fileData{}
+	for b := range r.ordered {
+		<-b.done
+		if err := context.Cause(ctx); err != nil {
 			return err
 		}
-		w.digest.numbers(uint64(i), uint64(in.count), uint64(f.checksum))
+		if err := w.place(b, f); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-// fileData is the content of a file on its way.
+// fileData is the file whose blocks are being placed.
 type fileData struct {
-	*mapping
-	content  *io.SectionReader
-	checksum uint32 // of the blocks that are no holes
+	*mapping           // nil between two files
+	sum      layer.Sum // of the first summed bytes
+	summed   int64
 }
 
-// sourceError is an error of reading a layer.
-type sourceError struct{ error }
+// place gives the blocks of a batch their places and has them written.
+func (w *writer) place(b *batch, f *fileData) error {
+	data := w.sink.lend(b.data, b.release)
+	defer data.end()
+	runs := b.runs
+	for i := range b.parts {
+		p := &b.parts[i]
+		if p.err != nil {
+			return w.unreadable(p, p.err)
+		}
+		if f.mapping == nil {
+			*f = fileData{mapping: w.newMapping()}
+		}
+		for _, run := range runs[:p.runs] {
+			if err := f.keep(data, run); err != nil {
+				return err
+			}
+		}
+		runs = runs[p.runs:]
+		f.add(p)
+		if !p.last {
+			continue
+		}
+		if err := w.endFile(p, f); err != nil {
+			return err
+		}
+		f.mapping = nil
+	}
+	return nil
+}
 
-func (e sourceError) Unwrap() error { return e.error }
+// keep takes blocks for a run and maps them.
+func (f *fileData) keep(data *loan, r run) error {
+	for r.blocks > 0 {
+		start, length, err := f.w.space.free()
+		if err != nil {
+			return err
+		}
+		n := min(length, r.blocks)
+		f.mapping.add(r.first, start, n)
+		f.w.space.take(n)
+		if err := data.write(start, n); err != nil {
+			return err
+		}
+		r.first, r.blocks = r.first+n, r.blocks-n
+	}
+	return nil
+}
 
-// locate says which file an error of reading is about. A path costs a walk, so it is looked for only then.
-func (f *fileData) locate(err error, node *rootfs.Node) error {
-	var source sourceError
-	if !errors.As(err, &source) {
+// add adds a part of the file, and the hole before it, to the sum.
+func (f *fileData) add(p *part) {
+	start := int64(p.first) * BlockSize
+	f.sum = f.sum.AddZeros(start-f.summed).Join(p.sum, p.bytes)
+	f.summed = start + p.bytes
+}
+
+// endFile ends a file behind its last part.
+func (w *writer) endFile(p *part, f *fileData) error {
+	in := &w.inodes[p.inode]
+	f.sum = f.sum.AddZeros(in.node.Size - f.summed)
+	if in.node.HasSum && in.node.Sum != f.sum {
+		return w.unreadable(p, rootfs.ErrSum)
+	}
+	if err := f.end(numberOf(p.inode), in); err != nil {
 		return err
 	}
-	return fmt.Errorf("reading %q: %w", f.w.pathOf(node), source.error)
+	w.digest.numbers(uint64(p.inode), uint64(in.count), uint64(f.sum))
+	return nil
+}
+
+// unreadable says which file an error of reading is about. A path costs a walk, so it is looked for only then.
+func (w *writer) unreadable(p *part, err error) error {
+	node := w.inodes[p.inode].node
+	err = fmt.Errorf("reading %q: %w", w.pathOf(node), err)
+	return &rootfs.ContentError{Source: node.Source, Err: err}
 }
 
 // pathOf returns a path of a node of the table.
 func (t *table) pathOf(node *rootfs.Node) string {
 	return pathOf(&rootfs.Tree{Root: t.inodes[0].node}, node)
-}
-
-func (f *fileData) write(ctx context.Context, node *rootfs.Node) error {
-	for first, end := range node.Runs(BlockSize) {
-		for block := first; block < end; {
-			if err := context.Cause(ctx); err != nil {
-				return err
-			}
-			n, err := f.copy(block, end-block)
-			if err != nil {
-				return err
-			}
-			block += int64(n)
-		}
-	}
-	return nil
-}
-
-// copy copies up to n blocks of the file, from block on, and returns how many.
-func (f *fileData) copy(block, n int64) (uint32, error) {
-	start, length, err := f.w.space.free()
-	if err != nil {
-		return 0, err
-	}
-	data, err := f.w.sink.reserve(start, uint32(min(int64(length), n, pieceSize/BlockSize)))
-	if err != nil {
-		return 0, err
-	}
-	got, err := f.content.ReadAt(data, block*BlockSize)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return 0, sourceError{err}
-	}
-	clear(data[got:]) // behind the file's end
-	f.keep(data, uint32(block), start)
-	return uint32(len(data) / BlockSize), nil
-}
-
-// keep maps the blocks of data that are not zero to blocks from start on, and moves them together.
-func (f *fileData) keep(data []byte, logical, start uint32) {
-	var kept int
-	for at := 0; at < len(data); {
-		zero, n := rootfs.LeadingBlocks(data[at:], 0)
-		if !zero {
-			if kept != at {
-				copy(data[kept:], data[at:at+n])
-			}
-			f.add(logical+uint32(at/BlockSize), start+uint32(kept/BlockSize), uint32(n/BlockSize))
-			kept += n
-		}
-		at += n
-	}
-	f.checksum = checksum(f.checksum, data[:kept])
-	f.w.space.take(uint32(kept / BlockSize))
-	f.w.sink.commit(uint32(kept / BlockSize))
 }

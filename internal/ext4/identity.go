@@ -75,7 +75,7 @@ type seeds struct {
 
 // identify gives the file system its UUID and hash seed: a hash of the whole tree and the options.
 func (w *writer) identify(o Options) {
-	w.digest.text("banger ext4 1")
+	w.digest.text("banger ext4 2")
 	w.digest.text(o.Label)
 	w.digest.numbers(uint64(w.blocks), uint64(w.inodesPerGroup))
 	sum := w.digest.sum()

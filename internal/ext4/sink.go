@@ -31,10 +31,13 @@ type sink struct {
 	err     error
 }
 
-// piece is data for a place in the file, in bytes. Its capacity is pieceSize.
+// piece is data for a place in the file, in bytes.
 type piece struct {
 	at   int64
 	data []byte
+	// done is called when the data have been written or are not needed any more; nil if they are in the memory of another
+	// piece, which comes later.
+	done func()
 }
 
 func newSink(out *os.File) *sink {
@@ -45,7 +48,7 @@ func newSink(out *os.File) *sink {
 	for range pieces {
 		s.free <- make([]byte, 0, pieceSize)
 	}
-	s.current.data = <-s.free
+	s.next()
 	s.work.Go(s.run)
 	s.work.Go(s.startSyncing)
 	return s
@@ -69,7 +72,9 @@ func (s *sink) run() {
 			default: // the kernel has not begun with what was before
 			}
 		}
-		s.free <- p.data[:0]
+		if p.done != nil {
+			p.done()
+		}
 	}
 }
 
@@ -122,9 +127,50 @@ func (s *sink) block(number uint32) (record, error) {
 func (s *sink) flush() {
 	if len(s.current.data) > 0 {
 		s.full <- s.current
-		s.current = piece{data: <-s.free}
+		s.next()
 	}
 }
+
+// next begins an empty piece.
+func (s *sink) next() {
+	memory := <-s.free
+	s.current = piece{data: memory, done: func() { s.free <- memory }}
+}
+
+// loan is memory of somebody else's whose blocks are written one after the other.
+type loan struct {
+	sink *sink
+	rest []byte // from the beginning of the piece on
+	piece
+}
+
+// lend has blocks written that are in data, without copying them. done is called when the memory is not needed any more.
+func (s *sink) lend(data []byte, done func()) *loan {
+	s.flush()
+	return &loan{sink: s, rest: data, piece: piece{done: done}}
+}
+
+// write gives the next n blocks a place.
+func (l *loan) write(block, n uint32) error {
+	select {
+	case <-l.sink.failed:
+		return l.sink.err
+	default:
+	}
+	at := int64(block) * BlockSize
+	if used := len(l.piece.data); used > 0 && l.at+int64(used) != at {
+		l.sink.full <- piece{at: l.at, data: l.piece.data}
+		l.rest, l.piece.data = l.rest[used:], nil
+	}
+	if len(l.piece.data) == 0 {
+		l.at = at
+	}
+	l.piece.data = l.rest[:len(l.piece.data)+int(n)*BlockSize]
+	return nil
+}
+
+// end has the last of the blocks written.
+func (l *loan) end() { l.sink.full <- l.piece }
 
 // close waits until everything is written, unless failed says that it is of no use, and returns failed or the first
 // error of writing.

@@ -30,6 +30,7 @@ type arrival struct {
 
 	state    LayerState
 	bytes    atomic.Int64 // which have come; the lock is not needed, since a report may take long
+	kept     atomic.Int64 // of these, what an earlier download had left
 	reported int64
 	rate     rate
 }
@@ -58,7 +59,7 @@ func (a *arrivals) refresh() {
 	a.steps.Report(Step{Name: "Pull", Detail: amount.of(), Amount: &amount})
 }
 
-// amount is that of all layers. Those that were there already count as done, but not in the rate.
+// amount is that of all layers. What was there already counts as done, but not in the rate.
 func (a *arrivals) amount() Amount {
 	var bytes, there, total int64
 	known := true
@@ -69,7 +70,9 @@ func (a *arrivals) amount() Amount {
 		if l.state == LayerExists {
 			there += size
 		} else {
-			bytes += l.bytes.Load()
+			kept := l.kept.Load()
+			bytes += l.bytes.Load() - kept
+			there += kept
 		}
 	}
 	amount := a.rate.amount(a.steps.Now(), bytes, total-there)
@@ -94,14 +97,24 @@ func (a *arrivals) count(n int) layer.Blob {
 	l := a.layers[n]
 	counted := layer.Blob(l.blob)
 	counted.Open = func(ctx context.Context) (io.ReadCloser, error) {
-		l.enter(LayerDownloading)
-		body, err := l.blob.Open(ctx)
-		if err != nil {
-			return nil, err
+		l.begin(0)
+		return l.body(l.blob.Open(ctx))
+	}
+	if l.blob.OpenAt != nil {
+		counted.OpenAt = func(ctx context.Context, offset int64) (io.ReadCloser, error) {
+			l.begin(offset)
+			return l.body(l.blob.OpenAt(ctx, offset))
 		}
-		return &countedBody{body, l}, nil
 	}
 	return counted
+}
+
+// body counts what is read from a blob.
+func (l *arrival) body(body io.ReadCloser, err error) (io.ReadCloser, error) {
+	if err != nil {
+		return nil, err
+	}
+	return &countedBody{body, l}, nil
 }
 
 // ended notes that the store has given the n-th layer, or why not.
@@ -122,19 +135,24 @@ func (l *arrival) isWaiting() bool {
 	return l.state == LayerWaiting
 }
 
-// enter begins a state, and reports it.
+// begin begins to download, behind the bytes that an earlier download has left.
+func (l *arrival) begin(kept int64) {
+	l.all.mu.Lock()
+	defer l.all.mu.Unlock()
+	l.bytes.Store(kept)
+	l.kept.Store(kept)
+	l.state, l.rate = LayerDownloading, rate{}
+	l.report()
+}
+
+// enter begins another state, and reports it.
 func (l *arrival) enter(state LayerState) {
 	l.all.mu.Lock()
 	defer l.all.mu.Unlock()
-	if state == l.state && state != LayerDownloading {
-		return
+	if state != l.state {
+		l.state = state
+		l.report()
 	}
-	if state == LayerDownloading {
-		l.bytes.Store(0)
-		l.rate = rate{}
-	}
-	l.state = state
-	l.report()
 }
 
 // report reports the layer. The caller holds the lock, or is alone.

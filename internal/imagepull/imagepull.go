@@ -25,8 +25,10 @@ package imagepull
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
+	"github.com/banger-vm/banger/internal/fault"
 	"github.com/banger-vm/banger/internal/guest"
 	"github.com/banger-vm/banger/internal/layer"
 	"github.com/banger-vm/banger/internal/oci"
@@ -63,14 +65,55 @@ type Built struct {
 }
 
 // Pull runs the recipe for a resolved image. Nothing but r.OutFile and the layer store is left behind, and on failure
-// not even the file.
+// not even the file. A layer that turns out to be damaged in the store is fetched again, and the recipe is run anew.
 func (p *Puller) Pull(ctx context.Context, r Request) (Built, error) {
+	for attempt := 1; ; attempt++ {
+		built, repaired, err := p.pull(ctx, r)
+		switch {
+		case !repaired || ctx.Err() != nil:
+			return built, err
+		case attempt == attempts:
+			hint := "look at the health of the disk that holds banger's home directory"
+			return Built{}, fault.New(fault.Corrupt, fmt.Errorf("pulling %q: %w", r.Image.Reference, err), hint)
+		}
+	}
+}
+
+// attempts is how often in a row the layer store may turn out to be damaged.
+const attempts = 3
+
+// pull runs the recipe once. repaired says that it failed because of a layer which is out of the store.
+func (p *Puller) pull(ctx context.Context, r Request) (built Built, repaired bool, err error) {
 	layers, err := p.pullLayers(ctx, r.Image)
 	if err != nil {
-		return Built{}, err
+		return Built{}, false, err
 	}
 	defer closeAll(layers)
+	built, err = p.build(ctx, r, layers)
+	damaged := culprit(layers, err)
+	if damaged == nil {
+		return built, false, err
+	}
+	discardErr := damaged.Discard(ctx)
+	return Built{}, discardErr == nil, errors.Join(err, discardErr)
+}
 
+// culprit returns the layer whose contents could not be read, or were not what they should be.
+func culprit(layers []*layer.Layer, err error) *layer.Layer {
+	var content *rootfs.ContentError
+	if !errors.As(err, &content) {
+		return nil
+	}
+	for _, l := range layers {
+		if l.Blob == content.Source {
+			return l
+		}
+	}
+	return nil
+}
+
+// build runs what follows the step Pull.
+func (p *Puller) build(ctx context.Context, r Request, layers []*layer.Layer) (Built, error) {
 	tree, usage, err := p.flatten(r.Image, layers)
 	if err != nil {
 		return Built{}, err

@@ -58,6 +58,9 @@ func (b Mkfs) buildExt4(ctx context.Context, w Work, size int64, steps Steps) er
 	staged := filepath.Join(w.Dir, "staged")
 	defer func() { _ = os.RemoveAll(staged) }()
 	return steps.Run("BuildExt4", func() (string, error) {
+		if err := w.Tree.Check(ctx); err != nil {
+			return "", fmt.Errorf("staging the tree: %w", err)
+		}
 		if err := os.Mkdir(staged, 0o700); err != nil {
 			return "", fmt.Errorf("staging the tree: %w", err)
 		}

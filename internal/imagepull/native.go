@@ -24,7 +24,7 @@ type Native struct{}
 func (Native) Name() string { return "native" }
 
 // Version implements Builder.
-func (Native) Version() string { return "1" }
+func (Native) Version() string { return "2" }
 
 // MinSize implements Builder.
 func (Native) MinSize(usage rootfs.Usage) int64 { return ext4.SizeFor(usage, spareBytes, spareInodes) }

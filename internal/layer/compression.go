@@ -4,9 +4,11 @@ import (
 	"archive/tar"
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -24,7 +26,10 @@ const (
 // decompress returns the tar in r: r itself, or what its gzip members or zstd frames hold. What it is, the content
 // decides, for registries and archives get the media type wrong. An error about the format is a fault.Unsupported;
 // other errors are the source's.
-func decompress(r io.Reader) (io.ReadCloser, error) {
+//
+// gzip is left to the program that gunzip starts, unless it is nil or does not start. The program, and nothing else, writes
+// to the file.
+func decompress(ctx context.Context, r io.Reader, gunzip Gunzip, file *os.File) (io.ReadCloser, error) {
 	source := bufio.NewReaderSize(r, 64<<10)
 	head, err := source.Peek(blockSize)
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -32,9 +37,15 @@ func decompress(r io.Reader) (io.ReadCloser, error) {
 	}
 	switch {
 	case bytes.HasPrefix(head, []byte{0x1f, 0x8b}): // RFC 1952, 2.3.1
-		return io.NopCloser(&gunzip{source: source}), nil
+		if gunzip != nil {
+			if p, err := startProgram(ctx, gunzip, source, file); err == nil {
+				return p, nil
+			}
+		}
+		return io.NopCloser(&members{source: source}), nil
 	case isZstd(head):
-		decoder, err := zstd.NewReader(source, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderConcurrency(1))
+		decoder, err := zstd.NewReader(source, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderConcurrency(1),
+			zstd.IgnoreChecksum(true)) // the layer has a better one, its digest
 		if err != nil {
 			return nil, fmt.Errorf("starting to decompress: %w", err)
 		}
@@ -68,49 +79,49 @@ func describe(head []byte) string {
 	return fmt.Sprintf("something that begins with %q", head[:min(len(head), 8)])
 }
 
-// gunzip reads gzip members to the end of the source. Zeros after a member are padding, as gzip(1) has it.
-type gunzip struct {
+// members reads gzip members to the end of the source. Zeros after a member are padding, as gzip(1) has it.
+type members struct {
 	source *bufio.Reader // gzip.Reader does not read beyond a member of an io.ByteReader
 	member *gzip.Reader  // nil before the first
 }
 
-func (g *gunzip) Read(p []byte) (int, error) {
-	if g.member == nil {
-		if err := g.open(); err != nil {
+func (m *members) Read(p []byte) (int, error) {
+	if m.member == nil {
+		if err := m.open(); err != nil {
 			return 0, err
 		}
 	}
 	for {
-		n, err := g.member.Read(p)
+		n, err := m.member.Read(p)
 		if !errors.Is(err, io.EOF) {
 			return n, err
 		}
 		if n > 0 {
 			return n, nil
 		}
-		if err := g.open(); err != nil {
+		if err := m.open(); err != nil {
 			return 0, err
 		}
 	}
 }
 
 // open begins the next member. io.EOF says that there is none.
-func (g *gunzip) open() (err error) {
-	if g.member == nil {
-		g.member, err = gzip.NewReader(g.source)
-	} else if err = g.skipPadding(); err == nil {
-		err = g.member.Reset(g.source)
+func (m *members) open() (err error) {
+	if m.member == nil {
+		m.member, err = gzip.NewReader(m.source)
+	} else if err = m.skipPadding(); err == nil {
+		err = m.member.Reset(m.source)
 	}
 	if err == nil {
-		g.member.Multistream(false)
+		m.member.Multistream(false)
 	}
 	return err
 }
 
-func (g *gunzip) skipPadding() error {
+func (m *members) skipPadding() error {
 	padded := false
 	for {
-		b, err := g.source.ReadByte()
+		b, err := m.source.ReadByte()
 		if err != nil {
 			return err
 		}
@@ -118,7 +129,7 @@ func (g *gunzip) skipPadding() error {
 			return errors.New("data after the padding of a gzip member")
 		}
 		if b != 0 {
-			return g.source.UnreadByte()
+			return m.source.UnreadByte()
 		}
 		padded = true
 	}

@@ -19,8 +19,11 @@ type download struct {
 	got    digest.Digester // nil without want
 	count  countingReader
 	source io.ReadCloser
-	flow   *flow // the blob's bytes, counted and hashed
+	begun  *beginning // nil if nothing of the blob is to be kept
+	flow   *flow      // the blob's bytes, counted and hashed
 	stop   func() bool
+	gunzip Gunzip // nil has Go decompress
+	helped bool   // a program decompressed
 }
 
 // countingReader counts what it reads, and remembers the error that is not the end.
@@ -39,67 +42,89 @@ func (r *countingReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func newDownload(ctx context.Context, b Blob) (*download, error) {
+func (s *Store) newDownload(ctx context.Context, id digest.Digest, b Blob) (_ *download, err error) {
 	d := &download{blob: b}
 	var through []io.Writer
 	if b.Digest != "" {
-		want, err := parseDigest("digest", b.Digest)
-		if err != nil {
+		if d.want, err = parseDigest("digest", b.Digest); err != nil {
 			return nil, err
 		}
-		d.want, d.got = want, want.Algorithm().Digester()
+		d.got = d.want.Algorithm().Digester()
 		through = append(through, d.got.Hash())
 	}
-	source, err := b.Open(ctx)
-	if err != nil {
+	if d.got != nil && b.OpenAt != nil && b.Size >= worthKeeping {
+		if d.begun, err = openBeginning(s.beginningPath(id, d.want), b.Size); err != nil {
+			return nil, err
+		}
+		through = append(through, d.begun)
+	}
+	if d.source, err = b.from(ctx, d.begun); err != nil {
+		d.keep(true)
 		return nil, err
 	}
-	d.source = source
-	d.count.Reader = source
+	d.count.Reader = d.source
 	if b.Size >= 0 {
-		d.count.Reader = io.LimitReader(source, b.Size+1) // one more shows that there is more
+		d.count.Reader = io.LimitReader(d.source, b.Size+1) // one more shows that there is more
 	}
-	d.stop = context.AfterFunc(ctx, func() { _ = source.Close() }) // a Read that blocks ends
+	d.stop = context.AfterFunc(ctx, func() { _ = d.source.Close() }) // a Read that blocks ends
 	d.flow = newFlow(contextReader{ctx, &d.count}, through...)
 	return d, nil
 }
 
-// Close ends the download.
-func (d *download) Close() {
+// keep keeps the beginning of the blob, or removes it.
+func (d *download) keep(keep bool) {
+	if d.begun != nil {
+		d.begun.close(keep)
+	}
+}
+
+// Close ends the download. What there is of the blob is kept only if more of it has to come, or a program failed to
+// decompress it.
+func (d *download) Close(err error) {
 	d.stop()
 	_ = d.source.Close()
 	d.flow.Close()
+	broken := d.count.n < d.blob.Size && fault.KindOf(err) != fault.NoSpace
+	d.keep(err != nil && (broken || errors.As(err, new(programError))))
 }
 
-// unpack writes the blob's tar to the file and returns its entries, if both digests are right.
-func (d *download) unpack(file *os.File, id digest.Digest) (List, error) {
+// unpack writes the blob's tar to the file and returns its entries, if both digests are right. What has the right digest
+// is right, whatever else a program or the compression's own checksums say.
+func (d *download) unpack(ctx context.Context, file *os.File, id digest.Digest) (List, error) {
 	hash := id.Algorithm().Hash()
-	entries, parseErr, err := d.decompress(file, hash)
-	var write writeError
-	if errors.As(err, &write) {
+	entries, parseErr, err := d.decompress(ctx, file, hash)
+	if write := new(writeError); errors.As(err, write) {
 		return List{}, noSpace(fmt.Errorf("writing the layer: %w", write.error))
 	}
 	// The blob's own digest comes first: if that is wrong, what went wrong behind it says nothing.
 	if err := d.check(); err != nil {
 		return List{}, err
 	}
+	got := digest.NewDigest(id.Algorithm(), hash)
+	if got == id {
+		return entries, parseErr
+	}
 	if err != nil {
 		return List{}, badContent(err)
 	}
-	if got := digest.NewDigest(id.Algorithm(), hash); got != id {
-		err := fmt.Errorf("checking it: the uncompressed layer has the digest %s", got)
-		return List{}, fault.New(fault.Corrupt, err, "")
+	err = fault.New(fault.Corrupt, fmt.Errorf("checking it: the uncompressed layer has the digest %s", got), "")
+	if d.helped {
+		return List{}, programError{err}
 	}
-	return entries, parseErr
+	return List{}, err
 }
 
 // decompress passes the tar to the file and the hash, and parses it. parseErr is about the tar alone.
-func (d *download) decompress(file, hash io.Writer) (entries List, parseErr, err error) {
-	content, err := decompress(d.flow)
+func (d *download) decompress(ctx context.Context, file *os.File, hash io.Writer) (entries List, parseErr, err error) {
+	content, err := decompress(ctx, d.flow, d.gunzip, file)
 	if err != nil {
 		return List{}, nil, err
 	}
-	f := newFlow(content, file, hash)
+	through := []io.Writer{hash}
+	if _, d.helped = content.(*program); !d.helped {
+		through = append(through, file)
+	}
+	f := newFlow(content, through...)
 	entries, parseErr = readEntries(f)
 	err = f.drain()
 	if errors.As(err, new(writeError)) {
@@ -121,7 +146,11 @@ func badContent(err error) error {
 // check compares the blob with its size and digest, after reading the rest of it.
 func (d *download) check() error {
 	err := d.flow.drain()
-	if d.count.err != nil && !errors.Is(d.count.err, io.ErrUnexpectedEOF) {
+	if write := new(writeError); errors.As(err, write) {
+		return noSpace(fmt.Errorf("keeping the download: %w", write.error))
+	}
+	complete := d.count.n == d.blob.Size // what a source says behind the last byte means nothing
+	if !complete && d.count.err != nil && !errors.Is(d.count.err, io.ErrUnexpectedEOF) {
 		return fmt.Errorf("fetching it after %d bytes: %w", d.count.n, d.count.err)
 	}
 	if d.blob.Size >= 0 && d.count.n > d.blob.Size {
@@ -130,8 +159,11 @@ func (d *download) check() error {
 	if d.blob.Size >= 0 && d.count.n < d.blob.Size {
 		return corrupt("the source sent %d of %d bytes", d.count.n, d.blob.Size)
 	}
-	if err != nil {
+	if !complete && err != nil {
 		return corrupt("the source ended after %d bytes: %w", d.count.n, err)
+	}
+	if d.got != nil && d.got.Digest() != d.want && d.begun != nil && d.begun.had > 0 {
+		return errBeginning
 	}
 	if d.got != nil && d.got.Digest() != d.want {
 		return corrupt("its %d bytes have the digest %s instead of %s", d.count.n, d.got.Digest(), d.want)

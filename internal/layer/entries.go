@@ -38,6 +38,7 @@ func readEntries(s stream) (List, error) {
 	p := &parser{tape: t, tar: tar.NewReader(t), strings: make(map[string]string)}
 	for {
 		h, err := p.tar.Next()
+		p.endContents()
 		if errors.Is(err, io.EOF) {
 			return p.entries, nil
 		}
@@ -55,6 +56,13 @@ func readEntries(s stream) (List, error) {
 		if err != nil {
 			return List{}, err
 		}
+	}
+}
+
+// endContents gives the last entry the sum of its contents, which the tar's reader has just left behind.
+func (p *parser) endContents() {
+	if last := p.entries.Last(); last != nil && last.Type == Regular && !last.HasSum {
+		last.Sum, last.HasSum = p.tape.content.end(), true
 	}
 }
 
@@ -162,9 +170,11 @@ func (p *parser) setContents(entry *Entry, h *tar.Header) error {
 	if s == nil {
 		entry.Extents = p.extent(start, h.Size)
 		p.tape.expectHeader(start, h.Size)
-		return nil
+	} else if err := p.setSparse(entry, h, s, start); err != nil {
+		return err
 	}
-	return p.setSparse(entry, h, s, start)
+	p.tape.content = summed{size: entry.Size, extents: entry.Extents}
+	return nil
 }
 
 func (p *parser) setSparse(entry *Entry, h *tar.Header, s *sparse, start int64) error {

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"os"
 	"os/exec"
@@ -98,6 +99,9 @@ func checkContents(t testing.TB, data []byte, entries []Entry) {
 		if err != nil {
 			t.Fatalf("archive/tar at the contents of %q: %v", e.Name, err)
 		}
+		if sum := crc32.Checksum(want, crc32.MakeTable(crc32.Castagnoli)); e.Type == Regular && (!e.HasSum || uint32(e.Sum) != sum) {
+			t.Errorf("contents of %q: got the sum %08x (known: %v), want %08x", e.Name, e.Sum, e.HasSum, sum)
+		}
 		if got := contentOf(t, data, e); !bytes.Equal(got, want) {
 			t.Errorf("contents of %q: got %d bytes that differ from archive/tar's %d", e.Name, len(got), len(want))
 		}
@@ -175,7 +179,7 @@ func TestEntries(t *testing.T) {
 		t.Fatalf("got %d entries, want %d", len(got), len(want))
 	}
 	for i := range got {
-		got[i].Extents = nil
+		got[i].Extents, got[i].Sum, got[i].HasSum = nil, 0, false // checkContents has seen to these
 		if !reflect.DeepEqual(got[i], want[i]) {
 			t.Errorf("entry %d:\ngot  %+v\nwant %+v", i, got[i], want[i])
 		}
@@ -418,6 +422,9 @@ func checkFiles(t *testing.T, dir string, data []byte, entries []Entry) {
 		want, err := os.ReadFile(filepath.Join(dir, e.Name))
 		if err != nil {
 			t.Fatal(err)
+		}
+		if sum := crc32.Checksum(want, crc32.MakeTable(crc32.Castagnoli)); e.Type == Regular && (!e.HasSum || uint32(e.Sum) != sum) {
+			t.Errorf("contents of %q: got the sum %08x (known: %v), want %08x", e.Name, e.Sum, e.HasSum, sum)
 		}
 		if got := contentOf(t, data, e); !bytes.Equal(got, want) {
 			t.Errorf("contents of %q: got %d bytes that differ from the file's %d", e.Name, len(got), len(want))

@@ -1,8 +1,13 @@
 package layer
 
 import (
+	"context"
+	"fmt"
 	"io"
+	"os"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // Type is the kind of file that an Entry describes.
@@ -38,6 +43,10 @@ type Entry struct {
 	// Extents say where the data of a Regular file is in the layer's blob: ascending, not overlapping, inside
 	// [0, Size). What no extent covers is a hole and reads as zeros.
 	Extents []Extent
+	// Sum is that of a Regular file's content, Size bytes of which the holes are zeros. HasSum is false in entries that
+	// were not read from a tar.
+	Sum    Sum
+	HasSum bool
 }
 
 // Xattr is one extended attribute. Value may hold any bytes, or none.
@@ -53,19 +62,33 @@ type Extent struct {
 	Length  int64
 }
 
-// Layer is one verified, uncompressed layer: the entries of its tar in tar order, and the tar itself as Blob, from
-// which the entries' Extents are read. Close releases the blob.
+// Layer is one uncompressed layer: the entries of its tar in tar order, and the tar itself as Blob, from which the entries'
+// Extents are read. The entries are verified; contents of a Regular file are what they should be if they have the entry's
+// Sum. Close releases the blob.
 type Layer struct {
 	DiffID  string // "sha256:…" of the uncompressed tar
 	Entries List
 	Blob    io.ReaderAt
-	close   func() error
+	file    *os.File // Blob; nil if the layer is in no store
+	store   *Store
 }
 
 // Close releases the layer's blob. Contents that refer to it cannot be read afterwards.
 func (l *Layer) Close() error {
-	if l.close == nil {
+	if l.file == nil {
 		return nil
 	}
-	return l.close()
+	return l.file.Close()
+}
+
+// Discard removes a layer from its store whose contents have turned out not to have their sums, so that it is fetched
+// again. It stays open.
+func (l *Layer) Discard(ctx context.Context) error {
+	if l.file == nil {
+		return nil
+	}
+	if err := l.store.discard(ctx, digest.Digest(l.DiffID), l.file); err != nil {
+		return fmt.Errorf("removing the damaged layer %s: %w", l.DiffID, err)
+	}
+	return nil
 }

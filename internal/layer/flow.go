@@ -141,7 +141,7 @@ func (f *flow) Read(p []byte) (int, error) {
 func (f *flow) failure() error { return notEnd(f.err) }
 
 // skip drops n bytes, without copying them.
-func (f *flow) skip(n int64) (skipped int64, err error) {
+func (f *flow) skip(n int64, see func([]byte)) (skipped int64, err error) {
 	for skipped < n {
 		if len(f.rest) == 0 {
 			if f.err != nil {
@@ -151,6 +151,7 @@ func (f *flow) skip(n int64) (skipped int64, err error) {
 			continue
 		}
 		step := min(n-skipped, int64(len(f.rest)))
+		see(f.rest[:step])
 		f.rest = f.rest[step:]
 		skipped += step
 	}
@@ -160,7 +161,7 @@ func (f *flow) skip(n int64) (skipped int64, err error) {
 // drain drops what is left. The end of the source is no error.
 func (f *flow) drain() error {
 	for {
-		if _, err := f.skip(pieceSize); errors.Is(err, io.EOF) {
+		if _, err := f.skip(pieceSize, func([]byte) {}); errors.Is(err, io.EOF) {
 			return nil
 		} else if err != nil {
 			return err

@@ -21,6 +21,15 @@ func (l *List) Append(e Entry) {
 	l.blocks[last] = append(l.blocks[last], e)
 }
 
+// Len returns how many entries the list has.
+func (l *List) Len() int {
+	if len(l.blocks) == 0 {
+		return 0
+	}
+	last := len(l.blocks) - 1
+	return last*listBlock + len(l.blocks[last])
+}
+
 // Last returns the last entry, or nil.
 func (l *List) Last() *Entry {
 	if len(l.blocks) == 0 {

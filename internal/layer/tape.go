@@ -19,13 +19,14 @@ type tape struct {
 	header     [blockSize]byte
 	headerAt   int64
 	after      []byte // what was read between the header and the contents: the map of a sparse file
+	content    summed // the file that passes
 }
 
 // stream is what a tape reads.
 type stream interface {
 	io.Reader
-	// skip drops n bytes and returns how many there were: fewer only with an error.
-	skip(n int64) (skipped int64, err error)
+	// skip drops n bytes, shows them to see, and returns how many there were: fewer only with an error.
+	skip(n int64, see func([]byte)) (skipped int64, err error)
 	// failure returns the error that has ended the stream, unless that is its end.
 	failure() error
 }
@@ -42,7 +43,17 @@ func (d *direct) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (d *direct) skip(n int64) (int64, error) { return io.CopyN(io.Discard, d, n) }
+func (d *direct) skip(n int64, see func([]byte)) (skipped int64, err error) {
+	for skipped < n && err == nil {
+		var piece []byte
+		piece, err = d.Peek(int(min(n-skipped, int64(d.Size()))))
+		see(piece)
+		_, _ = d.Discard(len(piece))
+		skipped += int64(len(piece))
+	}
+	d.err = err
+	return skipped, err
+}
 
 func (d *direct) failure() error { return notEnd(d.err) }
 
@@ -57,7 +68,7 @@ func notEnd(err error) error {
 func (t *tape) Read(p []byte) (int, error) {
 	n, err := fill(t.source, p)
 	t.record(p[:n])
-	t.offset += int64(n)
+	t.pass(p[:n])
 	if n > 0 && errors.Is(err, io.EOF) {
 		err = nil
 	}
@@ -69,12 +80,17 @@ func (t *tape) Seek(offset int64, whence int) (int64, error) {
 	if whence != io.SeekCurrent || offset < 0 {
 		return t.offset, errors.New("a stream cannot be rewound")
 	}
-	n, err := t.source.skip(offset)
-	t.offset += n
+	_, err := t.source.skip(offset, t.pass)
 	if errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF
 	}
 	return t.offset, err
+}
+
+// pass moves on behind bytes of the tar.
+func (t *tape) pass(p []byte) {
+	t.content.add(p, t.offset)
+	t.offset += int64(len(p))
 }
 
 func (t *tape) record(p []byte) {

@@ -26,6 +26,9 @@ type Blob struct {
 	// Open returns the layer's bytes as they are stored, unchecked. Reading ends with an error when ctx does. The
 	// caller closes the reader.
 	Open func(ctx context.Context) (io.ReadCloser, error)
+	// OpenAt is Open from a byte on, counted from 0, for a download that an earlier process began. nil where a source
+	// cannot; the registry of a blob that has it may still send the blob from its first byte, which is passed over.
+	OpenAt func(ctx context.Context, offset int64) (io.ReadCloser, error)
 }
 
 // Image is an image for one platform. Close releases its source; its blobs cannot be opened afterwards.
@@ -79,6 +82,11 @@ type source interface {
 	// blob returns a layer or a configuration.
 	blob(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error)
 	Close() error
+}
+
+// seekingSource is a source that can leave out the beginning of a blob.
+type seekingSource interface {
+	blobAt(ctx context.Context, d ocispec.Descriptor, offset int64) (io.ReadCloser, error)
 }
 
 // Resolve finds the image that a reference names: a name in a registry (also with docker:// before it),
@@ -204,10 +212,14 @@ func (i *Image) addLayers(s source, layers []ocispec.Descriptor) error {
 		if err := checkDescriptor(d); err != nil {
 			return fmt.Errorf("reading the manifest: layer %d: %w", n+1, err)
 		}
-		i.Blobs = append(i.Blobs, Blob{
+		blob := Blob{
 			Digest: d.Digest.String(), DiffID: i.Config.RootFS.DiffIDs[n].String(), MediaType: d.MediaType, Size: d.Size,
 			Open: func(ctx context.Context) (io.ReadCloser, error) { return s.blob(ctx, d) },
-		})
+		}
+		if at, ok := s.(seekingSource); ok {
+			blob.OpenAt = func(ctx context.Context, offset int64) (io.ReadCloser, error) { return at.blobAt(ctx, d, offset) }
+		}
+		i.Blobs = append(i.Blobs, blob)
 	}
 	return nil
 }

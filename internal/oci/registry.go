@@ -151,8 +151,21 @@ func (r *registry) manifest(ctx context.Context, d ocispec.Descriptor) (io.ReadC
 
 // blob returns a reader that takes up a download where it broke.
 func (r *registry) blob(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
+	return r.blobAt(ctx, d, 0)
+}
+
+// blobAt is blob from a byte on. At the end of the blob there is nothing to ask for.
+func (r *registry) blobAt(ctx context.Context, d ocispec.Descriptor, offset int64) (io.ReadCloser, error) {
+	if offset < 0 || offset > d.Size {
+		return nil, fmt.Errorf("downloading %s from byte %d: it has %d bytes", d.Digest, offset, d.Size)
+	}
+	if offset == d.Size {
+		return io.NopCloser(strings.NewReader("")), nil
+	}
 	ctx, cancel := context.WithCancel(ctx)
-	b := &blobReader{ctx: ctx, cancel: cancel, registry: r, path: "blobs/" + d.Digest.String(), size: d.Size}
+	b := &blobReader{
+		ctx: ctx, cancel: cancel, registry: r, path: "blobs/" + d.Digest.String(), size: d.Size, offset: offset,
+	}
 	if err := b.open(); err != nil {
 		cancel()
 		return nil, err

@@ -109,6 +109,31 @@ func TestResumeBrokenDownload(t *testing.T) {
 	}
 }
 
+func TestDownloadFromAByteOn(t *testing.T) {
+	for _, ranges := range []bool{true, false} {
+		c := newContent(t)
+		c.tag("v1", c.image("linux/amd64", strings.Repeat("content ", 20000)))
+		f := &flaky{content: c, ranges: ranges}
+		blob := resolveOK(t, serve(t, f)+"/r:v1", "linux/amd64").Blobs[0]
+		whole := readBlob(t, blob)
+		for _, offset := range []int64{0, 1, 100, blob.Size - 1, blob.Size} {
+			r, err := blob.OpenAt(t.Context(), offset)
+			if err != nil {
+				t.Fatalf("OpenAt(%d), ranges %t: %v", offset, ranges, err)
+			}
+			got, err := io.ReadAll(r)
+			if err != nil || !bytes.Equal(got, whole[offset:]) {
+				t.Errorf("OpenAt(%d), ranges %t: got %d bytes and the error %v, want the last %d bytes",
+					offset, ranges, len(got), err, blob.Size-offset)
+			}
+			_ = r.Close()
+		}
+		if _, err := blob.OpenAt(t.Context(), blob.Size+1); err == nil {
+			t.Errorf("OpenAt beyond the end: got no error")
+		}
+	}
+}
+
 func TestDownloadThatStalls(t *testing.T) {
 	c := newContent(t)
 	c.tag("v1", c.image("linux/amd64", strings.Repeat("content ", 20000)))

@@ -15,6 +15,18 @@ func (n *Node) Open() *io.SectionReader {
 	return io.NewSectionReader(content{n}, 0, n.Size)
 }
 
+// ContentError says that content cannot be read from its source, or is not what its sum says.
+type ContentError struct {
+	Source io.ReaderAt
+	Err    error // says which file
+}
+
+// Error returns the text of Err.
+func (e *ContentError) Error() string { return e.Err.Error() }
+
+// Unwrap returns Err.
+func (e *ContentError) Unwrap() error { return e.Err }
+
 // content is the bytes of a Regular node by their offset.
 type content struct {
 	node *Node

@@ -130,6 +130,7 @@ func (m *merge) newNode(e *layer.Entry) (*Node, error) {
 	case Directory, FIFO:
 	case Regular:
 		n.Size, n.Source, n.Extents = e.Size, m.layer.Blob, e.Extents
+		n.Sum, n.HasSum = e.Sum, e.HasSum
 	case CharDevice, BlockDevice:
 		n.Major, n.Minor = e.Major, e.Minor
 	case Symlink:

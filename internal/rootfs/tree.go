@@ -54,4 +54,7 @@ type Node struct {
 	Size    int64
 	Source  io.ReaderAt
 	Extents []layer.Extent
+	// Sum is what the content's sum has to be, holes included, if HasSum. Whoever reads all of it compares.
+	Sum    layer.Sum
+	HasSum bool
 }
