@@ -13,16 +13,27 @@ type layerBars struct {
 	layers []imagepull.LayerProgress // in the order of the image
 }
 
-// set notes how far a layer is.
-func (b *layerBars) set(layer imagepull.LayerProgress) {
-	b.step.Name = "Pull"
+// begin notes how far a step is. Another step than before has no layers.
+func (b *layerBars) begin(step imagepull.Step) {
+	if step.Name != b.step.Name {
+		b.layers = nil
+	}
+	b.step = step
+}
+
+// set notes how far a layer is, and returns the state that it was in; "" for a new one.
+func (b *layerBars) set(layer imagepull.LayerProgress) (before imagepull.LayerState) {
+	if b.step.Name != "Pull" {
+		b.begin(imagepull.Step{Name: "Pull"})
+	}
 	for i := range b.layers {
 		if b.layers[i].DiffID == layer.DiffID {
-			b.layers[i] = layer
-			return
+			before, b.layers[i] = b.layers[i].State, layer
+			return before
 		}
 	}
 	b.layers = append(b.layers, layer)
+	return ""
 }
 
 // maxShown is how many layers are shown. More than a few tell nobody more, and when a terminal becomes narrower, many lines
@@ -63,7 +74,7 @@ func (b *layerBars) head() string {
 	if ended := b.ended(); len(b.layers) > 0 {
 		detail = strings.TrimRight(fmt.Sprintf("%d of %s  %s", ended, counted(len(b.layers), "layer"), detail), " ")
 	}
-	return fmt.Sprintf("%-18s       …  %s", b.step.Name, detail)
+	return fmt.Sprintf("%-18s       …  %s", b.step.Name, visible(detail))
 }
 
 // counted is a number of things in words.

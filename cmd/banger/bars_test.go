@@ -95,17 +95,20 @@ func TestPlain(t *testing.T) {
 		layerAt("a", imagepull.LayerWaiting, 0, 9), layerAt("b", imagepull.LayerWaiting, 0, 9), layerAt("b", imagepull.LayerExists, 0, 9),
 		layerAt("a", imagepull.LayerDownloading, 0, 9), layerAt("a", imagepull.LayerDownloading, 5, 9),
 		layerAt("a", imagepull.LayerUnpacking, 9, 9), layerAt("a", imagepull.LayerDone, 9, 9),
+		layerAt("c", imagepull.LayerDownloading, 5, 9), layerAt("d", imagepull.LayerDownloading, 0, 0),
 	} {
 		p.report(imagepull.Step{Name: "Pull", Layer: &layer})
 	}
-	for range 24 {
+	for range 24 { // seconds
 		p.report(imagepull.Step{Name: "Pull", Amount: &amount})
 		now = now.Add(time.Second)
 	}
-	p.report(imagepull.Step{Name: "Pull", Done: true, Detail: "2 layers, 2MB", Elapsed: 24 * time.Second})
+	p.report(imagepull.Step{Name: "Pull", Done: true, Detail: "2 layers,\x1b2MB", Elapsed: 24 * time.Second})
 	const want = `Pull                        bbbbbbbbbbbb  exists
 Pull                        aaaaaaaaaaaa  downloading 9B
 Pull                        aaaaaaaaaaaa  done
+Pull                        cccccccccccc  downloading the rest of 9B
+Pull                        dddddddddddd  downloading
 Pull                        1MB of 2MB, 100kB/s, 10s left
 Pull                        1MB of 2MB, 100kB/s, 10s left
 Pull               24.00 s  2 layers, 2MB
@@ -149,6 +152,29 @@ func TestScreen(t *testing.T) {
 				t.Errorf("a line of %d columns on a terminal of %d: %q", n, columns, line)
 			}
 		}
+	}
+}
+
+// TestOtherStepEnds: a line that comes in the middle of a pull stands above its layers, which stay.
+func TestOtherStepEnds(t *testing.T) {
+	var out bytes.Buffer
+	p := newProgress(system{stderr: &out})
+	p.mode = progressTTY
+	p.report(imagepull.Step{Name: "Resolve", Detail: "x"})
+	p.report(imagepull.Step{Name: "Pull"})
+	for _, layer := range []imagepull.LayerProgress{layerAt("a", imagepull.LayerUnpacking, 9, 9), layerAt("b", imagepull.LayerWaiting, 0, 9)} {
+		p.report(imagepull.Step{Name: "Pull", Layer: &layer})
+	}
+	out.Reset()
+	p.report(imagepull.Step{Name: "Registry", Detail: "asking another", Done: true})
+	const pull = "Pull                     …  0 of 2 layers\n  aaaaaaaaaaaa  unpacking\n  and 1 more\n"
+	if want := erased(3) + "Registry            0.00 s  asking another\n" + pull; out.String() != want {
+		t.Errorf("when another step ends, %q is written, want %q", out.String(), want)
+	}
+	out.Reset()
+	p.report(imagepull.Step{Name: "Pull", Detail: "2 layers", Done: true})
+	if want := erased(3) + "Pull                0.00 s  2 layers\n"; out.String() != want {
+		t.Errorf("at the end %q is written, want %q", out.String(), want)
 	}
 }
 

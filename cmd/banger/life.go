@@ -242,16 +242,21 @@ func commandOf(vm engine.VM) string {
 
 // shorten cuts a line that the guest or the user chose to n characters, and makes all of them visible.
 func shorten(line string, n int) string {
-	visible := []rune(strings.Map(func(r rune) rune {
+	shown := []rune(visible(line))
+	if len(shown) <= n {
+		return string(shown)
+	}
+	return string(shown[:n-1]) + "…"
+}
+
+// visible replaces what a terminal would obey or not show.
+func visible(line string) string {
+	return strings.Map(func(r rune) rune {
 		if strconv.IsPrint(r) {
 			return r
 		}
 		return ' '
-	}, line))
-	if len(visible) <= n {
-		return string(visible)
-	}
-	return string(visible[:n-1]) + "…"
+	}, line)
 }
 
 func newVMInspect(a *app) *cobra.Command {

@@ -94,12 +94,22 @@ func (p *progress) report(step imagepull.Step) {
 	case p.mode == progressJSON:
 		p.print(progressLine{Schema: 1, Reference: p.of, Step: api.StepOf(step)})
 	case step.Done:
-		p.clear()
-		p.say(step.Name, seconds(step.Elapsed), step.Detail)
+		p.ended(step)
 	case p.mode == progressTTY:
 		p.draw(step)
 	default:
 		p.log(step)
+	}
+}
+
+// ended prints the line of a step that has ended. What else is under way stays.
+func (p *progress) ended(step imagepull.Step) {
+	underway := p.layers
+	p.clear()
+	p.say(step.Name, seconds(step.Elapsed), step.Detail)
+	if p.mode == progressTTY && underway.step.Name != "" && underway.step.Name != step.Name {
+		p.layers = underway
+		p.redraw()
 	}
 }
 
@@ -126,7 +136,7 @@ func (p *progress) fail(err error) bool {
 }
 
 func (p *progress) say(name, took, detail string) {
-	_, _ = fmt.Fprintf(p.out, "%-18s %7s  %s\n", name, took, detail)
+	_, _ = fmt.Fprintf(p.out, "%-18s %7s  %s\n", name, took, visible(detail))
 }
 
 // logEvery is how often a plain line says how far a step is.
@@ -134,16 +144,30 @@ const logEvery = 10 * time.Second
 
 // log prints a line for what matters: where a layer came to, and now and then how far a long step is.
 func (p *progress) log(step imagepull.Step) {
-	switch layer := step.Layer; {
-	case layer != nil && layer.State == imagepull.LayerDownloading && layer.Bytes == 0:
-		p.say(step.Name, "", shortDigest(layer.Digest)+"  downloading "+sizeOf(layer.Total))
-	case layer != nil && (layer.State == imagepull.LayerDone || layer.State == imagepull.LayerExists):
-		p.say(step.Name, "", shortDigest(layer.Digest)+"  "+string(layer.State))
+	switch {
+	case step.Layer != nil:
+		p.logLayer(step.Name, *step.Layer)
 	case step.Amount != nil && p.now().Sub(p.logged) >= logEvery:
 		if !p.logged.IsZero() {
 			p.say(step.Name, "", strings.Join(amountWords(*step.Amount), ", "))
 		}
 		p.logged = p.now()
+	}
+}
+
+func (p *progress) logLayer(step string, layer imagepull.LayerProgress) {
+	if p.layers.set(layer) == layer.State {
+		return
+	}
+	name := shortDigest(layer.Digest) + "  " + string(layer.State)
+	switch layer.State {
+	case imagepull.LayerDownloading:
+		if layer.Bytes > 0 {
+			name += " the rest of"
+		}
+		p.say(step, "", strings.TrimRight(name+" "+sizeOf(layer.Total), " "))
+	case imagepull.LayerDone, imagepull.LayerExists:
+		p.say(step, "", name)
 	}
 }
 
@@ -183,8 +207,12 @@ func (p *progress) draw(step imagepull.Step) {
 	if step.Layer != nil {
 		p.layers.set(*step.Layer)
 	} else {
-		p.layers.step = step
+		p.layers.begin(step)
 	}
+	p.redraw()
+}
+
+func (p *progress) redraw() {
 	columns, rows := p.screen.size()
 	p.screen.show(p.layers.lines(columns, rows))
 }

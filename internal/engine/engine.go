@@ -5,6 +5,7 @@
 package engine
 
 import (
+	"sync"
 	"time"
 
 	"github.com/banger-vm/banger/internal/imagepull"
@@ -47,6 +48,7 @@ func New(config Config) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
+	config.Report = oneAtATime(config.Report)
 	e := &Engine{
 		config:  config,
 		home:    home,
@@ -65,8 +67,18 @@ func New(config Config) (*Engine, error) {
 // Reporting returns the same engine with another one to be told of the steps, see Config.
 func (e *Engine) Reporting(report func(imagepull.Step)) *Engine {
 	reporting := *e
-	reporting.config.Report = report
+	reporting.config.Report = oneAtATime(report)
 	return &reporting
+}
+
+// oneAtATime has report called by one goroutine at a time: layers, and what is done about a registry, are reported by many.
+func oneAtATime(report func(imagepull.Step)) func(imagepull.Step) {
+	var mu sync.Mutex
+	return func(step imagepull.Step) {
+		mu.Lock()
+		defer mu.Unlock()
+		report(step)
+	}
 }
 
 // steps runs and reports the steps of what takes long.

@@ -71,10 +71,19 @@ func (s Steps) Run(name string, run func() (string, error)) error {
 // announceAfter is how long something lasts before it is worth a word.
 const announceAfter = 500 * time.Millisecond
 
-// Announce reports, again and again, that something goes on that is no step of its own, once it has lasted for a while and
-// until the returned function is called. Nothing else is to be reported meanwhile.
+// Announce reports that something goes on that is no step of its own, if it lasts for a while: until the returned function
+// is called, after which nothing of it is reported.
 func (s Steps) Announce(name, detail string) (stop func()) {
-	return every(announceAfter, func() { s.Report(Step{Name: name, Detail: detail}) })
+	said := make(chan struct{})
+	timer := time.AfterFunc(announceAfter, func() {
+		defer close(said)
+		s.Report(Step{Name: name, Detail: detail})
+	})
+	return func() {
+		if !timer.Stop() {
+			<-said
+		}
+	}
 }
 
 // RunOnFile is Run for a step that writes total bytes to the file at path, which shows how far it is: by the space that the

@@ -243,7 +243,7 @@ func TestAnnounce(t *testing.T) {
 	steps := Steps{Now: time.Now, Report: r.report}
 	steps.Announce("Short", "")()
 	stop := steps.Announce("Long", "why")
-	time.Sleep(announceAfter * 3 / 2)
+	time.Sleep(announceAfter * 5 / 2)
 	stop()
 	n := len(r.steps)
 	time.Sleep(announceAfter * 3 / 2)
