@@ -77,7 +77,9 @@ func (e *Engine) planPull(ctx context.Context, reference, tempDir string, option
 	if err != nil {
 		return nil, err
 	}
-	image, err := oci.Resolve(ctx, reference, oci.Options{Platform: platform, TempDir: tempDir})
+	image, err := oci.Resolve(ctx, reference, oci.Options{
+		Platform: platform, TempDir: tempDir, Documents: e.home.Path("documents"),
+	})
 	if err != nil {
 		return nil, err
 	}

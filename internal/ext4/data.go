@@ -75,7 +75,7 @@ func (f *fileData) keep(data *loan, r run) error {
 		n := min(length, r.blocks)
 		f.mapping.add(r.first, start, n)
 		f.w.space.take(n)
-		if err := data.write(start, n); err != nil {
+		if err := data.write(start, n, length); err != nil {
 			return err
 		}
 		r.first, r.blocks = r.first+n, r.blocks-n

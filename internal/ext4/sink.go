@@ -16,6 +16,10 @@ const (
 	// syncAfter is after how many bytes the kernel is told to bring them to the disk. Whoever wants to keep the file syncs
 	// it in the end, and waits the shorter for it.
 	syncAfter = 32 << 20
+	// ahead is how many bytes get their blocks of the host's file system at once, before they are written. ext4 then needs
+	// half the time of a processor for writing: it need not reserve each block when it comes into memory and find a place
+	// for it later (fs/ext4/inode.c, ext4_da_get_block_prep).
+	ahead = 32 << 20
 )
 
 // sink writes blocks to the file. Blocks that follow one another are written together, by a goroutine of the sink's own,
@@ -29,12 +33,16 @@ type sink struct {
 	work    sync.WaitGroup
 	failed  chan struct{} // closed after err was set
 	err     error
+
+	blocks int64 // up to where the file has blocks that were given ahead
+	used   int64 // how much of that is used
 }
 
 // piece is data for a place in the file, in bytes.
 type piece struct {
 	at   int64
 	data []byte
+	room int64 // bytes from at on that are free for what comes next
 	// done is called when the data have been written or are not needed any more; nil if they are in the memory of another
 	// piece, which comes later.
 	done func()
@@ -60,6 +68,7 @@ func (s *sink) run() {
 	written := 0
 	for p := range s.full {
 		if s.err == nil {
+			s.reach(p)
 			if _, err := s.out.WriteAt(p.data, p.at); err != nil {
 				s.err = fmt.Errorf("writing the file system: %w", err)
 				close(s.failed)
@@ -75,6 +84,28 @@ func (s *sink) run() {
 		if p.done != nil {
 			p.done()
 		}
+	}
+}
+
+// reach gives the file its blocks ahead of a piece. That it cannot do so means nothing.
+func (s *sink) reach(p piece) {
+	end := p.at + int64(len(p.data))
+	if p.room > 0 && end > s.blocks {
+		n := min(p.room, ahead)
+		if unix.Fallocate(int(s.out.Fd()), 0, p.at, n) == nil {
+			s.blocks = p.at + n
+		}
+	}
+	if p.at < s.blocks {
+		s.used = max(s.used, end)
+	}
+}
+
+// trim makes a hole of the blocks that were given in vain.
+func (s *sink) trim() {
+	if s.used < s.blocks {
+		const mode = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE
+		_ = unix.Fallocate(int(s.out.Fd()), mode, s.used, s.blocks-s.used)
 	}
 }
 
@@ -150,22 +181,22 @@ func (s *sink) lend(data []byte, done func()) *loan {
 	return &loan{sink: s, rest: data, piece: piece{done: done}}
 }
 
-// write gives the next n blocks a place.
-func (l *loan) write(block, n uint32) error {
+// write gives the next n blocks a place, in a free run of that many blocks.
+func (l *loan) write(block, n, free uint32) error {
 	select {
 	case <-l.sink.failed:
 		return l.sink.err
 	default:
 	}
 	at := int64(block) * BlockSize
-	if used := len(l.piece.data); used > 0 && l.at+int64(used) != at {
-		l.sink.full <- piece{at: l.at, data: l.piece.data}
-		l.rest, l.piece.data = l.rest[used:], nil
+	if used := len(l.data); used > 0 && l.at+int64(used) != at {
+		l.sink.full <- piece{at: l.at, data: l.data, room: l.room}
+		l.rest, l.data = l.rest[used:], nil
 	}
-	if len(l.piece.data) == 0 {
-		l.at = at
+	if len(l.data) == 0 {
+		l.at, l.room = at, int64(free)*BlockSize
 	}
-	l.piece.data = l.rest[:len(l.piece.data)+int(n)*BlockSize]
+	l.data = l.rest[:len(l.data)+int(n)*BlockSize]
 	return nil
 }
 
@@ -183,5 +214,6 @@ func (s *sink) close(failed error) error {
 	if failed != nil {
 		return failed
 	}
+	s.trim()
 	return s.err
 }

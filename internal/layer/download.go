@@ -121,8 +121,12 @@ func (d *download) decompress(ctx context.Context, file *os.File, hash io.Writer
 		return List{}, nil, err
 	}
 	through := []io.Writer{hash}
-	if _, d.helped = content.(*program); !d.helped {
-		through = append(through, file)
+	var blocks *ahead
+	if p, ok := content.(*program); ok {
+		d.helped, blocks = true, &p.ahead
+	} else {
+		out := &growing{ahead: ahead{file: file}}
+		through, blocks = append(through, out), &out.ahead
 	}
 	f := newFlow(content, through...)
 	entries, parseErr = readEntries(f)
@@ -132,6 +136,9 @@ func (d *download) decompress(ctx context.Context, file *os.File, hash io.Writer
 	}
 	f.Close()
 	_ = content.Close()
+	if trimErr := blocks.trim(); err == nil && trimErr != nil {
+		err = writeError{trimErr}
+	}
 	return entries, parseErr, err
 }
 

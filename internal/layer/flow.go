@@ -138,6 +138,22 @@ func (f *flow) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+// WriteTo writes whole pieces: io.Copy needs no memory of its own, nor does it copy.
+func (f *flow) WriteTo(w io.Writer) (written int64, err error) {
+	for {
+		n, err := w.Write(f.rest)
+		written += int64(n)
+		f.rest = f.rest[n:]
+		switch {
+		case err != nil:
+			return written, err
+		case f.err != nil:
+			return written, notEnd(f.err)
+		}
+		f.next()
+	}
+}
+
 func (f *flow) failure() error { return notEnd(f.err) }
 
 // skip drops n bytes, without copying them.

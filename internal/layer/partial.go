@@ -28,7 +28,7 @@ const (
 // beginning is the file with the bytes of a blob that have come so far, those of earlier processes included. It is
 // touched only by the holder of the layer's lock.
 type beginning struct {
-	file   *os.File
+	ahead
 	had    int64 // bytes that were in it at first
 	passed int64 // bytes of the blob that were written, or were in it
 }
@@ -48,12 +48,12 @@ func openBeginning(path string, size int64) (*beginning, error) {
 	if err == nil && info.Size() > size {
 		err = file.Truncate(0)
 	} else if err == nil {
-		return &beginning{file: file, had: info.Size()}, nil
+		return &beginning{ahead: ahead{file: file}, had: info.Size()}, nil
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("keeping the download: %w", err), file.Close())
 	}
-	return &beginning{file: file}, nil
+	return &beginning{ahead: ahead{file: file}}, nil
 }
 
 // reader returns what is in the file.
@@ -63,6 +63,7 @@ func (b *beginning) reader() io.Reader { return io.NewSectionReader(b.file, 0, b
 func (b *beginning) Write(p []byte) (int, error) {
 	known := min(int64(len(p)), max(0, b.had-b.passed))
 	b.passed += known
+	b.reach(b.passed)
 	n, err := b.file.WriteAt(p[known:], b.passed)
 	b.passed += int64(n)
 	return int(known) + n, err
@@ -72,6 +73,8 @@ func (b *beginning) Write(p []byte) (int, error) {
 func (b *beginning) close(keep bool) {
 	if !keep || b.passed == 0 && b.had == 0 {
 		_ = os.Remove(b.file.Name())
+	} else {
+		_ = b.trim()
 	}
 	_ = b.file.Close()
 }

@@ -36,7 +36,7 @@ func (e programError) Unwrap() error { return e.error }
 // program is a program that makes a file of a source, and reads the file behind it. That costs one copy of the data, where
 // reading it from a pipe and writing it costs three.
 type program struct {
-	file    *os.File
+	ahead
 	offset  int64 // of the next byte to read
 	process Process
 	ended   chan struct{}
@@ -56,7 +56,7 @@ func startProgram(ctx context.Context, gunzip Gunzip, source io.Reader, file *os
 		_ = input.Close()
 		return nil, err
 	}
-	p := &program{file: file, process: process, ended: make(chan struct{})}
+	p := &program{ahead: ahead{file: file}, process: process, ended: make(chan struct{})}
 	go func() {
 		defer close(p.ended)
 		_, _ = io.Copy(input, source) // what of it failed, the source or the program will tell
@@ -83,6 +83,7 @@ func (p *program) Read(data []byte) (int, error) {
 		ended := p.hasEnded() // before the reading: what the program wrote last is to be read
 		n, err := p.file.ReadAt(data, p.offset)
 		p.offset += int64(n)
+		p.reach(p.offset)
 		if err != nil && !errors.Is(err, io.EOF) {
 			return n, err
 		}

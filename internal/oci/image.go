@@ -57,6 +57,7 @@ type Options struct {
 	Keychain  authn.Keychain    // nil has the credentials of docker and podman
 	Transport http.RoundTripper // nil connects as the environment's proxy variables say
 	TempDir   string            // for unpacking a compressed archive, until Close; "" is os.TempDir()
+	Documents string            // directory in which the manifests and configurations of registries are kept; "" is none
 }
 
 func (o Options) withDefaults() Options {
@@ -149,7 +150,7 @@ func resolveNamed(ctx context.Context, ref string, opts Options) (*Image, error)
 	if err != nil {
 		return nil, err
 	}
-	image, err := resolveFrom(ctx, r, opts.Platform)
+	image, err := resolveFrom(ctx, keepDocuments(r, opts.Documents), opts.Platform)
 	if err != nil {
 		return nil, err
 	}
