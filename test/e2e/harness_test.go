@@ -234,7 +234,7 @@ func (u *user) leftovers() {
 	}
 	u.strangers("../run/banger", nothing)
 	u.strangers("images", func(name string) bool { return name == "names" || len(name) == 64 })
-	u.strangers("layers/sha256", func(name string) bool { return len(name) == 64 })
+	u.strangers("layers/sha256", func(name string) bool { return len(strings.TrimSuffix(name, ".index")) == 64 })
 	u.strangers("kernels", func(name string) bool { return name == ".lock" || name[0] != '.' })
 	// A monitor ends a moment after its last word to whoever waits for it.
 	pids, lines := u.processes()
