@@ -30,6 +30,7 @@ type arrival struct {
 
 	state    LayerState
 	bytes    atomic.Int64 // which have come; the lock is not needed, since a report may take long
+	kept     atomic.Int64 // of these, what an earlier download had left
 	reported int64
 	rate     rate
 }
@@ -58,7 +59,7 @@ func (a *arrivals) refresh() {
 	a.steps.Report(Step{Name: "Pull", Detail: amount.of(), Amount: &amount})
 }
 
-// amount is that of all layers. Those that were there already count as done, but not in the rate.
+// amount is that of all layers. What was there already counts as done, but not in the rate.
 func (a *arrivals) amount() Amount {
 	var bytes, there, total int64
 	known := true
@@ -69,7 +70,9 @@ func (a *arrivals) amount() Amount {
 		if l.state == LayerExists {
 			there += size
 		} else {
-			bytes += l.bytes.Load()
+			kept := l.kept.Load()
+			bytes += l.bytes.Load() - kept
+			there += kept
 		}
 	}
 	amount := a.rate.amount(a.steps.Now(), bytes, total-there)
@@ -94,21 +97,20 @@ func (a *arrivals) count(n int) layer.Blob {
 	l := a.layers[n]
 	counted := layer.Blob(l.blob)
 	counted.Open = func(ctx context.Context) (io.ReadCloser, error) {
-		return l.open(0, func() (io.ReadCloser, error) { return l.blob.Open(ctx) })
+		l.begin(0)
+		return l.body(l.blob.Open(ctx))
 	}
 	if l.blob.OpenAt != nil {
 		counted.OpenAt = func(ctx context.Context, offset int64) (io.ReadCloser, error) {
-			return l.open(offset, func() (io.ReadCloser, error) { return l.blob.OpenAt(ctx, offset) })
+			l.begin(offset)
+			return l.body(l.blob.OpenAt(ctx, offset))
 		}
 	}
 	return counted
 }
 
-// open notes that the layer is asked for from a byte on: those before it are there.
-func (l *arrival) open(offset int64, open func() (io.ReadCloser, error)) (io.ReadCloser, error) {
-	l.bytes.Store(offset)
-	l.enter(LayerDownloading)
-	body, err := open()
+// body counts what is read from a blob.
+func (l *arrival) body(body io.ReadCloser, err error) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, err
 	}
@@ -133,19 +135,24 @@ func (l *arrival) isWaiting() bool {
 	return l.state == LayerWaiting
 }
 
-// enter begins a state, and reports it.
+// begin begins to download, behind the bytes that an earlier download has left.
+func (l *arrival) begin(kept int64) {
+	l.all.mu.Lock()
+	defer l.all.mu.Unlock()
+	l.bytes.Store(kept)
+	l.kept.Store(kept)
+	l.state, l.rate = LayerDownloading, rate{}
+	l.report()
+}
+
+// enter begins another state, and reports it.
 func (l *arrival) enter(state LayerState) {
 	l.all.mu.Lock()
 	defer l.all.mu.Unlock()
-	if state == l.state && state != LayerDownloading {
-		return
+	if state != l.state {
+		l.state = state
+		l.report()
 	}
-	if state == LayerDownloading {
-		l.bytes.Store(0)
-		l.rate = rate{}
-	}
-	l.state = state
-	l.report()
 }
 
 // report reports the layer. The caller holds the lock, or is alone.

@@ -191,6 +191,34 @@ func TestRetriedLayer(t *testing.T) {
 	}
 }
 
+// TestContinuedLayer: what an earlier download has left counts as there, and not in the rate.
+func TestContinuedLayer(t *testing.T) {
+	var r reports
+	blob := blobAt(make([]byte, 8192), func(int) error { return nil })
+	blob.OpenAt = func(_ context.Context, offset int64) (io.ReadCloser, error) {
+		return io.NopCloser(bytes.NewReader(make([]byte, 8192-offset))), nil
+	}
+	now := time.Unix(1e9, 0)
+	a := &arrivals{steps: Steps{Now: func() time.Time { return now }, Report: r.report}}
+	a.layers = []*arrival{{all: a, blob: blob, state: LayerWaiting}}
+	_ = a.amount()
+	body, err := a.count(0).OpenAt(t.Context(), 4096)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := body.Read(make([]byte, 1024)); err != nil {
+		t.Fatal(err)
+	}
+	now = now.Add(time.Second)
+	want := Amount{Bytes: 5120, Total: 8192, Rate: 1024, Left: 3 * time.Second}
+	if got := a.amount(); got != want {
+		t.Errorf("of a layer that is continued is said %+v, want %+v", got, want)
+	}
+	if first := r.steps[0].Layer; first.State != LayerDownloading || first.Bytes != 4096 {
+		t.Errorf("at first is said %+v", *first)
+	}
+}
+
 // TestUnknownSizes: where the source does not say how large its layers are, nobody says what is left.
 func TestUnknownSizes(t *testing.T) {
 	blob := blobAt(make([]byte, 8192), func(int) error { return nil })

@@ -236,8 +236,8 @@ func TestDiskFullKeepsNothing(t *testing.T) {
 	}
 }
 
-// TestRemoveTakesAllOfALayer: the index goes with it, and what was begun of another download of it.
-func TestRemoveTakesAllOfALayer(t *testing.T) {
+// TestRemoveTakesTheIndex: the index goes with it.
+func TestRemoveTakesTheIndex(t *testing.T) {
 	store := NewStore(t.TempDir())
 	plain := sample(t)
 	l, err := store.Ensure(t.Context(), blobOf(plain, plain, nil))
@@ -245,32 +245,11 @@ func TestRemoveTakesAllOfALayer(t *testing.T) {
 		t.Fatal(err)
 	}
 	checkLayer(t, l, plain)
-	id := digest.Digest(l.DiffID)
-	for _, name := range []string{".0123456789abcdef" + unfinished, partial, index + partial} {
-		if err := os.WriteFile(store.path(id)+name, []byte("begun"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	list, err := store.List(t.Context())
-	if err != nil || len(list) != 4 {
-		t.Fatalf("the store has %+v (%v), want a layer and three beginnings", list, err)
-	}
-	var begun, whole []Stored
-	for _, l := range list {
-		if l.Partial {
-			begun = append(begun, l)
-		} else {
-			whole = append(whole, l)
-		}
-	}
-	if _, err := store.RemovePartial(t.Context(), begun); err != nil {
-		t.Fatal(err)
-	}
-	unwanted := func() (func(string) bool, error) { return func(string) bool { return false }, nil }
-	if _, err := store.Remove(t.Context(), whole, unwanted); err != nil {
-		t.Fatal(err)
+	nothing := func() (func(string) bool, error) { return func(string) bool { return false }, nil }
+	if removed, err := store.Remove(t.Context(), list(t, store), nothing); err != nil || len(removed) != 1 {
+		t.Fatalf("removing the layer: %v, %v", removed, err)
 	}
 	if got := stored(t, store.dir); len(got) > 0 {
-		t.Errorf("after removing everything the store has %v", got)
+		t.Errorf("after everything was removed the store has %v", got)
 	}
 }

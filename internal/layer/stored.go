@@ -23,8 +23,9 @@ type Stored struct {
 	DiffID  string
 	Size    int64     // bytes that it takes on the disk
 	LastUse time.Time // when a Use of it began, or when it was written
-	Partial bool      // what there is of a download that has not come to its end, of which there may be several
+	Partial bool      // a download that has not come to its end
 	Busy    bool      // somebody uses or writes it
+	file    string    // name of its file, or of that of the download
 }
 
 // List returns all that the store has, the least recently used first.
@@ -35,30 +36,38 @@ func (s *Store) List(ctx context.Context) ([]Stored, error) {
 		return nil, fmt.Errorf("listing the layers: %w", err)
 	}
 	var list []Stored
+	indexes := map[string]int64{} // sizes by diff_id
 	for _, entry := range entries {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		hex, rest, _ := strings.Cut(entry.Name(), ".")
+		hex, kind, _ := strings.Cut(entry.Name(), ".")
 		id := digest.NewDigestFromEncoded(digest.SHA256, hex)
 		info, err := entry.Info()
-		if id.Validate() != nil || err != nil || "."+rest == index { // err: it was removed meanwhile
-			continue
+		switch {
+		case id.Validate() != nil || err != nil: // a stranger, or removed meanwhile
+		case "."+kind == index:
+			indexes[id.String()] = allocated(info)
+		default:
+			list = append(list, s.describe(id, info, kind != ""))
 		}
-		list = append(list, s.describe(id, info, rest != ""))
+	}
+	for i := range list {
+		if !list[i].Partial {
+			list[i].Size += indexes[list[i].DiffID]
+		}
 	}
 	slices.SortStableFunc(list, func(a, b Stored) int { return a.LastUse.Compare(b.LastUse) })
 	return list, nil
 }
 
 func (s *Store) describe(id digest.Digest, file fs.FileInfo, unfinished bool) Stored {
-	stored := Stored{DiffID: id.String(), Size: allocated(file), LastUse: file.ModTime(), Partial: unfinished}
+	stored := Stored{
+		DiffID: id.String(), Size: allocated(file), LastUse: file.ModTime(), Partial: unfinished, file: file.Name(),
+	}
 	stored.Busy = lock.Held(s.lockPath(id.Encoded()))
 	if unfinished {
 		return stored
-	}
-	if info, err := os.Stat(s.path(id) + index); err == nil {
-		stored.Size += allocated(info)
 	}
 	stored.Busy = stored.Busy || lock.Shared(s.usePath(id.Encoded()))
 	if used, err := os.Stat(s.usePath(id.Encoded())); err == nil && used.ModTime().After(stored.LastUse) {
@@ -141,15 +150,18 @@ func (s *Store) remove(id digest.Digest) (bool, error) {
 		return false, err
 	}
 	defer held.Release()
-	_ = os.Remove(s.path(id) + index)
-	err = os.Remove(s.path(id))
-	if errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Lstat(s.path(id)); errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
-	return err == nil, err
+	s.drop(id)
+	_, err = os.Lstat(s.path(id))
+	if err == nil {
+		return false, fmt.Errorf("the file of %s cannot be removed", id)
+	}
+	return true, nil
 }
 
-// RemovePartial removes downloads that have not come to their end and that nobody goes on with, and returns those that
+// RemovePartial removes downloads of List that have not come to their end and that nobody goes on with, and returns those that
 // it has removed.
 func (s *Store) RemovePartial(ctx context.Context, layers []Stored) (removed []Stored, err error) {
 	for _, layer := range layers {
@@ -165,26 +177,15 @@ func (s *Store) RemovePartial(ctx context.Context, layers []Stored) (removed []S
 			continue
 		}
 		if err == nil {
-			err = s.removeUnfinished(id)
+			err = os.Remove(filepath.Join(filepath.Dir(s.path(id)), layer.file))
 			held.Release()
 		}
-		if err != nil {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return removed, fmt.Errorf("removing a partial download: %w", err)
 		}
 		removed = append(removed, layer)
 	}
 	return removed, nil
-}
-
-// removeUnfinished removes all that was begun of a layer. The caller holds the layer's lock.
-func (s *Store) removeUnfinished(id digest.Digest) error {
-	s.removeBeginnings(id)
-	for _, file := range []string{s.path(id) + partial, s.path(id) + index + partial} {
-		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
-	return nil
 }
 
 // Excess returns those of the layers, the least recently used first, without which the rest takes at most limit bytes.

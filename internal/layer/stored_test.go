@@ -56,15 +56,18 @@ func list(t *testing.T, store *Store) []Stored {
 // TestStored: what there is, with its size on the disk, by the time of its last use.
 func TestStored(t *testing.T) {
 	a, b, c, d := hexOf("a"), hexOf("b"), hexOf("c"), hexOf("d")
-	store := withFiles(t, a, b, c, d+partial, "stranger")
+	download := b + ".0123456789abcdef" + unfinished
+	store := withFiles(t, a, a+index, b, c, d+partial, download, "stranger")
 	take(t, store.lockPath(d))
 	use, err := store.Use(t.Context(), []string{"sha256:" + a, "sha256:" + hexOf("e")}) // e is not there yet
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := []Stored{
-		{DiffID: "sha256:" + b, Size: 8192}, {DiffID: "sha256:" + c, Size: 8192},
-		{DiffID: "sha256:" + d, Size: 8192, Partial: true, Busy: true}, {DiffID: "sha256:" + a, Size: 8192, Busy: true},
+		{DiffID: "sha256:" + b, Size: 8192, file: b}, {DiffID: "sha256:" + c, Size: 8192, file: c},
+		{DiffID: "sha256:" + d, Size: 8192, Partial: true, Busy: true, file: d + partial},
+		{DiffID: "sha256:" + b, Size: 8192, Partial: true, file: download},
+		{DiffID: "sha256:" + a, Size: 16384, Busy: true, file: a}, // with its index
 	}
 	check := func(when string) {
 		t.Helper()
@@ -81,7 +84,7 @@ func TestStored(t *testing.T) {
 	}
 	check("while it is used")
 	use.Release()
-	want[3].Busy = false
+	want[4].Busy = false
 	check("after its use")
 	if got := list(t, NewStore(t.TempDir())); len(got) > 0 {
 		t.Errorf("a store that is not there has %v", got)
@@ -91,7 +94,7 @@ func TestStored(t *testing.T) {
 // TestRemove: what somebody uses, writes or wants stays.
 func TestRemove(t *testing.T) {
 	unwanted, wanted, used, written := hexOf("a"), hexOf("b"), hexOf("c"), hexOf("d")
-	store := withFiles(t, unwanted, wanted, used, written, wanted+partial)
+	store := withFiles(t, unwanted, unwanted+index, wanted, used, written, wanted+partial)
 	take(t, store.lockPath(written))
 	use, err := store.Use(t.Context(), []string{"sha256:" + used})
 	if err != nil {
@@ -105,7 +108,7 @@ func TestRemove(t *testing.T) {
 		}
 		return func(id string) bool { return id == "sha256:"+wanted }, nil
 	})
-	if err != nil || len(removed) != 1 || removed[0].DiffID != "sha256:"+unwanted || removed[0].Size != 8192 {
+	if err != nil || len(removed) != 1 || removed[0].DiffID != "sha256:"+unwanted || removed[0].Size != 16384 {
 		t.Errorf("removed %+v (%v), want the layer that nobody wants", removed, err)
 	}
 	if got, want := stored(t, store.dir), []string{wanted, wanted + partial, used, written}; !slices.Equal(got, want) {
@@ -154,12 +157,12 @@ func TestUseWaits(t *testing.T) {
 // TestRemovePartial: downloads that somebody goes on with stay, and so do layers.
 func TestRemovePartial(t *testing.T) {
 	dead, alive := hexOf("a"), hexOf("b")
-	store := withFiles(t, dead, dead+partial, alive+partial)
+	store := withFiles(t, dead, dead+partial, dead+index+partial, dead+".0123456789abcdef"+unfinished, alive+partial)
 	take(t, store.lockPath(alive))
 	partials := slices.DeleteFunc(list(t, store), func(s Stored) bool { return !s.Partial })
 	removed, err := store.RemovePartial(t.Context(), partials)
-	if err != nil || len(removed) != 1 || removed[0].DiffID != "sha256:"+dead {
-		t.Errorf("removed %+v (%v), want the download that nobody goes on with", removed, err)
+	if err != nil || len(removed) != 3 || removed[0].DiffID != "sha256:"+dead {
+		t.Errorf("removed %+v (%v), want what belongs to the download that nobody goes on with", removed, err)
 	}
 	if got, want := stored(t, store.dir), []string{dead, alive + partial}; !slices.Equal(got, want) {
 		t.Errorf("the store has %q, want %q", got, want)
