@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -183,6 +186,52 @@ func TestChoosePlatform(t *testing.T) {
 	}
 	_, err = Resolve(t.Context(), host+"/r:single", options(t, "linux/amd64"))
 	checkFault(t, err, fault.Platform, "windows/amd64")
+}
+
+// TestIndexesWithoutEnd: an index that names others again and again, or very many of them, costs few requests. Each document
+// is asked for once, and there is an end to their number.
+func TestIndexesWithoutEnd(t *testing.T) {
+	c := newContent(t)
+	again := func(d ocispec.Descriptor) ocispec.Descriptor {
+		return c.index(slices.Repeat([]ocispec.Descriptor{d}, 200)...)
+	}
+	silent := func(d ocispec.Descriptor) ocispec.Descriptor {
+		d.Platform = nil
+		return d
+	}
+	image := c.image("linux/amd64", "x")
+	c.tag("again", again(again(again(image))))
+	c.tag("silent-again", again(silent(image)))
+	var indexes, images []ocispec.Descriptor
+	for i := range maxDocuments + 1 {
+		other := c.image("linux/arm64", fmt.Sprint(i))
+		indexes, images = append(indexes, c.index(other)), append(images, silent(other))
+	}
+	c.tag("indexes", c.index(indexes...))
+	c.tag("silent", c.index(images...))
+	c.tag("entries", c.index(slices.Repeat([]ocispec.Descriptor{image}, maxEntries+1)...))
+	var asked atomic.Int64
+	host := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		c.ServeHTTP(w, r)
+	}))
+	for tag, words := range map[string]string{
+		"again": "", "silent-again": "", "indexes": indexes[maxDocuments].Digest.String(), "silent": images[maxDocuments].Digest.String(),
+		"entries": "more than 10000 entries",
+	} {
+		asked.Store(0)
+		image, err := Resolve(t.Context(), host+"/r:"+tag, options(t, "linux/amd64"))
+		if words != "" {
+			checkFault(t, err, fault.Unsupported, "reading the index", words)
+		} else if err != nil {
+			t.Errorf("%s: %v", tag, err)
+		} else {
+			_ = image.Close()
+		}
+		if n := asked.Load(); n > 2*maxDocuments+10 {
+			t.Errorf("%s: %d requests for a few documents", tag, n)
+		}
+	}
 }
 
 func TestResolveWhatIsNoImage(t *testing.T) {
