@@ -29,25 +29,44 @@ type Stored struct {
 
 // List returns all that the store has, the least recently used first.
 func (s *Store) List(ctx context.Context) ([]Stored, error) {
-	dir := filepath.Join(s.dir, digest.SHA256.String())
-	entries, err := os.ReadDir(dir)
+	dirs, err := os.ReadDir(s.dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("listing the layers: %w", err)
 	}
 	var list []Stored
+	for _, dir := range dirs {
+		algorithm := digest.Algorithm(dir.Name())
+		if !algorithm.Available() {
+			continue // the locks, for example
+		}
+		some, err := s.listOf(ctx, algorithm)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, some...)
+	}
+	slices.SortStableFunc(list, func(a, b Stored) int { return a.LastUse.Compare(b.LastUse) })
+	return list, nil
+}
+
+// listOf lists the layers whose diff_ids are of an algorithm.
+func (s *Store) listOf(ctx context.Context, algorithm digest.Algorithm) (list []Stored, err error) {
+	entries, err := os.ReadDir(filepath.Join(s.dir, algorithm.String()))
+	if err != nil {
+		return nil, fmt.Errorf("listing the layers: %w", err)
+	}
 	for _, entry := range entries {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
 		hex, rest, _ := strings.Cut(entry.Name(), ".")
-		id := digest.NewDigestFromEncoded(digest.SHA256, hex)
+		id := digest.NewDigestFromEncoded(algorithm, hex)
 		info, err := entry.Info()
 		if id.Validate() != nil || err != nil || "."+rest == index { // err: it was removed meanwhile
 			continue
 		}
 		list = append(list, s.describe(id, info, rest != ""))
 	}
-	slices.SortStableFunc(list, func(a, b Stored) int { return a.LastUse.Compare(b.LastUse) })
 	return list, nil
 }
 
