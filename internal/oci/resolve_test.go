@@ -3,6 +3,7 @@ package oci
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -216,8 +217,8 @@ func TestIndexesWithoutEnd(t *testing.T) {
 		c.ServeHTTP(w, r)
 	}))
 	for tag, words := range map[string]string{
-		"again": "", "silent-again": "", "indexes": indexes[maxDocuments].Digest.String(), "silent": images[maxDocuments].Digest.String(),
-		"entries": "more than 10000 entries",
+		"again": "", "silent-again": "", "entries": "more than 10000 entries",
+		"indexes": indexes[maxDocuments].Digest.String(), "silent": images[maxDocuments].Digest.String(),
 	} {
 		asked.Store(0)
 		image, err := Resolve(t.Context(), host+"/r:"+tag, options(t, "linux/amd64"))
@@ -230,6 +231,39 @@ func TestIndexesWithoutEnd(t *testing.T) {
 		}
 		if n := asked.Load(); n > 2*maxDocuments+10 {
 			t.Errorf("%s: %d requests for a few documents", tag, n)
+		}
+	}
+}
+
+// TestNoEscapes: what a manifest says does not reach the terminal as more than text.
+func TestNoEscapes(t *testing.T) {
+	c := newContent(t)
+	const red = "\x1b[31mred"
+	layers := func(mediaType string, urls ...string) ocispec.Descriptor {
+		image := c.image("linux/amd64", "x")
+		var manifest ocispec.Manifest
+		if err := json.Unmarshal(c.blobs[image.Digest], &manifest); err != nil {
+			t.Fatal(err)
+		}
+		manifest.Layers[0].MediaType, manifest.Layers[0].URLs = mediaType, urls
+		return c.addManifest(ocispec.MediaTypeImageManifest, manifest)
+	}
+	helm := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, Layers: []ocispec.Descriptor{}}
+	helm.Config = c.addBlob("application/vnd.cncf.helm."+red, []byte("{}"))
+	host := serve(t, c)
+	for name, root := range map[string]ocispec.Descriptor{
+		"artifact":      c.addManifest("", helm),
+		"artifact type": c.addBlob("", c.marshal(map[string]string{"artifactType": red})),
+		"media type":    c.addBlob("", c.marshal(map[string]any{"mediaType": red, "config": struct{}{}})),
+		"platform":      c.index(c.image("linux/"+red, "x")),
+		"foreign":       layers(ociForeignLayer + red),
+		"elsewhere":     layers(ociForeignLayer+"v1.tar", red),
+		"encrypted":     layers(red + encryptedSuffix),
+	} {
+		c.tag("v1", root)
+		_, err := Resolve(t.Context(), host+"/r:v1", options(t, "linux/amd64"))
+		if err == nil || !strings.Contains(err.Error(), "[31mred") || strings.Contains(err.Error(), red) {
+			t.Errorf("%s: the error is %q, want one with the text and without its escape", name, fmt.Sprint(err))
 		}
 	}
 }
