@@ -19,8 +19,9 @@ import (
 const (
 	blockSize = 512 // of a tar, in bytes
 	// maxWindow is the largest window of a zstd frame that is decoded, in bytes, and so the memory that a stream can
-	// ask for. It is the largest that Go's encoder makes; zstd(1) alone stops at a quarter of it.
-	maxWindow = zstd.MaxWindowSize
+	// ask for, of which several come at once. "zstd --ultra -22" and "zstd --long" stay within, and zstd(1) decodes no
+	// larger one unless it is told to.
+	maxWindow = 128 << 20
 )
 
 // decompress returns the tar in r: r itself, or what its gzip members or zstd frames hold. What it is, the content

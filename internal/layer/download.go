@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 
+	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/banger-vm/banger/internal/fault"
@@ -146,6 +147,10 @@ func (d *download) decompress(ctx context.Context, file *os.File, hash io.Writer
 func badContent(err error) error {
 	if fault.KindOf(err) == fault.Unsupported {
 		return err
+	}
+	if errors.Is(err, zstd.ErrWindowSizeExceeded) {
+		err = fmt.Errorf("decompressing it: %w: windows of zstd may have at most %d MiB", err, maxWindow>>20)
+		return fault.New(fault.Unsupported, err, "compress the layer with a smaller window, such as zstd's own choice")
 	}
 	return fault.New(fault.Corrupt, fmt.Errorf("decompressing it: %w", err), "")
 }

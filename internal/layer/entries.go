@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"net/url"
 	"slices"
@@ -230,30 +231,37 @@ const (
 	paxLibarchXattr = "LIBARCHIVE.xattr."
 )
 
-// xattrs returns the entry's extended attributes, also those with an empty value, which archive/tar's own list of them
-// leaves out.
+// xattrs returns the entry's extended attributes in the order of their names, each once, also those with an empty value,
+// which archive/tar's own list of them leaves out. Where both kinds of records have an attribute, star's counts.
 func (p *parser) xattrs(h *tar.Header) ([]Xattr, error) {
 	var list []Xattr
-	for key, value := range h.PAXRecords {
-		if name, ok := strings.CutPrefix(key, paxXattr); ok {
-			list = append(list, Xattr{p.share(name), p.share(value)})
-		}
-	}
-	for key, value := range h.PAXRecords {
-		encoded, ok := strings.CutPrefix(key, paxLibarchXattr)
-		if !ok {
-			continue
-		}
-		attribute, err := decodeLibarchive(encoded, value)
+	for _, key := range slices.Sorted(maps.Keys(h.PAXRecords)) {
+		attribute, err := xattrOf(key, h.PAXRecords[key])
 		if err != nil {
 			return nil, fmt.Errorf("its extended attribute %q: %w", key, err)
 		}
-		if _, ok := h.PAXRecords[paxXattr+attribute.Name]; !ok {
+		if attribute.Name != "" {
 			list = append(list, Xattr{p.share(attribute.Name), p.share(attribute.Value)})
 		}
 	}
-	slices.SortFunc(list, func(a, b Xattr) int { return strings.Compare(a.Name, b.Name) })
-	return list, nil
+	slices.Reverse(list) // libarchive's keys sort before star's
+	slices.SortStableFunc(list, func(a, b Xattr) int { return strings.Compare(a.Name, b.Name) })
+	return slices.CompactFunc(list, func(a, b Xattr) bool { return a.Name == b.Name }), nil
+}
+
+// xattrOf returns the attribute that a PAX record holds, or the zero Xattr. A name is what system calls can name (xattr(7)).
+func xattrOf(key, value string) (x Xattr, err error) {
+	if name, ok := strings.CutPrefix(key, paxXattr); ok {
+		x = Xattr{name, value}
+	} else if name, ok := strings.CutPrefix(key, paxLibarchXattr); !ok {
+		return Xattr{}, nil
+	} else if x, err = decodeLibarchive(name, value); err != nil {
+		return Xattr{}, err
+	}
+	if x.Name == "" || strings.ContainsRune(x.Name, 0) {
+		return Xattr{}, errors.New("its name is empty or has a NUL")
+	}
+	return x, nil
 }
 
 // decodeLibarchive decodes a record of libarchive, which writes base64 without padding.

@@ -264,6 +264,12 @@ func TestEntriesByHand(t *testing.T) {
 		{"truncated header", join(next, next[:100]), `after the entry "next", byte 1124`, fault.Corrupt},
 		{"bad checksum", join(next, bytes.Repeat([]byte("x"), 512)), `after the entry "next"`, fault.Corrupt},
 		{"bad base64", join(paxBlocks("LIBARCHIVE.xattr.user.x=?"), next), `"next": its extended attribute`, fault.Corrupt},
+		{"one attribute twice", join(paxBlocks("LIBARCHIVE.xattr.user.a=YQ", "LIBARCHIVE.xattr.user.%61=Yg"), next), "next 4 next[user.a=a];", 0},
+		{"one attribute of both kinds", join(paxBlocks("SCHILY.xattr.user.a=s", "LIBARCHIVE.xattr.user.%61=YQ", "LIBARCHIVE.xattr.user.b=Yg"), next),
+			"next 4 next[user.a=s][user.b=b];", 0},
+		{"attribute with a NUL", join(paxBlocks("LIBARCHIVE.xattr.user.a%00b=YQ"), next), `"next": its extended attribute`, fault.Corrupt},
+		{"attribute without a name", join(paxBlocks("LIBARCHIVE.xattr.=YQ"), next), `"next": its extended attribute`, fault.Corrupt},
+		{"bare attribute without a name", join(paxBlocks("SCHILY.xattr.=YQ"), next), `"next": its extended attribute`, fault.Corrupt},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

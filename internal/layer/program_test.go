@@ -98,6 +98,17 @@ func chunked(t *testing.T, plain []byte) []byte {
 	return slices.Concat(blob, skippable(string(zstandard(t, []byte(`{"version":1}`)))), skippable(strings.Repeat("x", 64)))
 }
 
+// windowed makes a frame of zstd with a window of 2^log bytes and some eighths of that more. Its blocks are not compressed
+// (RFC 8878, 3.1.1).
+func windowed(log, eighths int, plain []byte) []byte {
+	frame := []byte{0x28, 0xb5, 0x2f, 0xfd, 0, byte((log-10)<<3 | eighths)}
+	for chunk := range slices.Chunk(plain, 100_000) {
+		header := binary.LittleEndian.AppendUint32(nil, uint32(len(chunk))<<3)
+		frame = append(append(frame, header[:3]...), chunk...)
+	}
+	return append(frame, 1, 0, 0) // an empty block, the last
+}
+
 // TestCompressions: whatever made a blob, and whoever decompresses it, the layer is the same, or the error is.
 func TestCompressions(t *testing.T) {
 	plain := sample(t)
@@ -132,6 +143,7 @@ func TestCompressions(t *testing.T) {
 		{"zstd", piped(t, plain, "zstd", "-q", "-c"), ""},
 		{"zstd, by several threads", piped(t, plain, "zstd", "-q", "-T4", "-19", "-c"), ""},
 		{"zstd with a long window", piped(t, plain, "zstd", "-q", "--long=27", "-c"), ""},
+		{"zstd with the longest window", windowed(27, 0, plain), ""},
 		{"many frames", chunked(t, plain)[:len(chunked(t, plain))-64-8], ""},
 		{"a skippable frame first", append(skippable("first"), zstandard(t, plain)...), ""},
 		{"zstd:chunked", chunked(t, plain), ""},
@@ -157,6 +169,22 @@ func TestCompressions(t *testing.T) {
 					t.Errorf("after the failure the store has %v, want nothing", got)
 				}
 			})
+		}
+	}
+}
+
+// TestTooLongWindows: a blob cannot ask for more memory than for the longest window of zstd, in any of its frames.
+func TestTooLongWindows(t *testing.T) {
+	plain := sample(t)
+	half := len(plain) / 2
+	for name, blob := range map[string][]byte{
+		"the only frame": windowed(27, 1, plain),
+		"a later frame":  append(zstandard(t, plain[:half]), windowed(29, 0, plain[half:])...),
+		"a huge one":     windowed(41, 7, plain),
+	} {
+		_, err := NewStore(t.TempDir()).Ensure(t.Context(), blobOf(plain, blob, nil))
+		if err == nil || fault.KindOf(err) != fault.Unsupported || !strings.Contains(err.Error(), "windows of zstd may have at most 128 MiB") {
+			t.Errorf("%s: got the error %v of kind %d, want one that has the longest window", name, err, fault.KindOf(err))
 		}
 	}
 }

@@ -30,19 +30,39 @@ type Stored struct {
 
 // List returns all that the store has, the least recently used first.
 func (s *Store) List(ctx context.Context) ([]Stored, error) {
-	dir := filepath.Join(s.dir, digest.SHA256.String())
-	entries, err := os.ReadDir(dir)
+	dirs, err := os.ReadDir(s.dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("listing the layers: %w", err)
 	}
 	var list []Stored
+	for _, dir := range dirs {
+		algorithm := digest.Algorithm(dir.Name())
+		if !algorithm.Available() {
+			continue // the locks, for example
+		}
+		some, err := s.listOf(ctx, algorithm)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, some...)
+	}
+	slices.SortStableFunc(list, func(a, b Stored) int { return a.LastUse.Compare(b.LastUse) })
+	return list, nil
+}
+
+// listOf lists the layers whose diff_ids are of an algorithm.
+func (s *Store) listOf(ctx context.Context, algorithm digest.Algorithm) (list []Stored, err error) {
+	entries, err := os.ReadDir(filepath.Join(s.dir, algorithm.String()))
+	if err != nil {
+		return nil, fmt.Errorf("listing the layers: %w", err)
+	}
 	indexes := map[string]int64{} // sizes by diff_id
 	for _, entry := range entries {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
 		hex, kind, _ := strings.Cut(entry.Name(), ".")
-		id := digest.NewDigestFromEncoded(digest.SHA256, hex)
+		id := digest.NewDigestFromEncoded(algorithm, hex)
 		info, err := entry.Info()
 		switch {
 		case id.Validate() != nil || err != nil: // a stranger, or removed meanwhile
@@ -57,7 +77,6 @@ func (s *Store) List(ctx context.Context) ([]Stored, error) {
 			list[i].Size += indexes[list[i].DiffID]
 		}
 	}
-	slices.SortStableFunc(list, func(a, b Stored) int { return a.LastUse.Compare(b.LastUse) })
 	return list, nil
 }
 

@@ -169,6 +169,46 @@ func TestRemovePartial(t *testing.T) {
 	}
 }
 
+// TestOtherAlgorithms: layers whose diff_ids are not of SHA-256 are listed and removed like others.
+func TestOtherAlgorithms(t *testing.T) {
+	store := withFiles(t, hexOf("a"))
+	whole, begun := strings.Repeat("b", 128), strings.Repeat("c", 128)
+	dir := filepath.Join(store.dir, "sha512")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{whole, begun + partial, hexOf("d")} {
+		if err := os.WriteFile(filepath.Join(dir, name), make([]byte, 8192), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var layers, partials []Stored
+	for _, s := range list(t, store) {
+		if s.Partial {
+			partials = append(partials, s)
+		} else {
+			layers = append(layers, s)
+		}
+	}
+	if len(layers) != 2 || layers[1].DiffID != "sha512:"+whole || layers[1].Size != 8192 ||
+		len(partials) != 1 || partials[0].DiffID != "sha512:"+begun {
+		t.Fatalf("listed %+v and the partial %+v, want one of each algorithm, and one of sha512", layers, partials)
+	}
+	removed, err := store.Remove(t.Context(), layers, func() (func(string) bool, error) {
+		return func(string) bool { return false }, nil
+	})
+	if err != nil || len(removed) != 2 {
+		t.Errorf("removed %+v (%v), want both layers", removed, err)
+	}
+	if removed, err := store.RemovePartial(t.Context(), partials); err != nil || len(removed) != 1 {
+		t.Errorf("removed %+v (%v), want the partial one", removed, err)
+	}
+	left, err := os.ReadDir(dir)
+	if err != nil || len(left) != 1 || left[0].Name() != hexOf("d") {
+		t.Errorf("left are %v (%v), want what is no layer", left, err)
+	}
+}
+
 func TestExcess(t *testing.T) {
 	at := func(second int64) time.Time { return time.Unix(second, 0) }
 	layers := []Stored{

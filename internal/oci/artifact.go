@@ -76,17 +76,17 @@ func notImage(types, layers []string) error {
 func nameArtifact(types, layers []string) string {
 	for _, t := range slices.Concat(types, layers) {
 		if kind := artifactKind(t); kind != "" && kind != anyArtifact {
-			return kind + " (" + t + ")"
+			return kind + " (" + printable(t) + ")"
 		}
 	}
 	for _, t := range types {
 		if t != "" && artifactKind(t) == "" {
-			return "an artifact of the type " + t
+			return "an artifact of the type " + printable(t)
 		}
 	}
 	for _, t := range types {
 		if t != "" {
-			return anyArtifact + " (" + t + ")"
+			return anyArtifact + " (" + printable(t) + ")"
 		}
 	}
 	return "something of no known type"
@@ -123,14 +123,14 @@ func checkForeign(d ocispec.Descriptor) error {
 	foreign := strings.HasPrefix(d.MediaType, dockerForeignLayer) || strings.HasPrefix(d.MediaType, ociForeignLayer)
 	switch {
 	case strings.HasSuffix(d.MediaType, encryptedSuffix):
-		err := fmt.Errorf("it is encrypted (%s)", d.MediaType)
+		err := fmt.Errorf("it is encrypted (%s)", printable(d.MediaType))
 		return fault.New(fault.Unsupported, err, "decrypt the image with skopeo copy --decryption-key")
 	case !foreign && len(d.URLs) == 0:
 		return nil
 	case len(d.URLs) == 0:
-		err := fmt.Errorf("it is foreign: its owner does not let registries distribute it (%s)", d.MediaType)
+		err := fmt.Errorf("it is foreign: its owner does not let registries distribute it (%s)", printable(d.MediaType))
 		return fault.New(fault.Unsupported, err, "banger does not fetch such layers; use an image without them")
 	}
-	err := fmt.Errorf("it is foreign: its owner distributes it alone, at %s", strings.Join(d.URLs, ", "))
+	err := fmt.Errorf("it is foreign: its owner distributes it alone, at %s", printable(strings.Join(d.URLs, ", ")))
 	return fault.New(fault.Unsupported, err, "banger does not fetch such layers; use an image without them")
 }

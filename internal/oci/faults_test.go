@@ -132,6 +132,12 @@ func testFaults(t *testing.T, origin pushed, authority *registrytest.Authority) 
 		{"stalled in a layer, always", func(p *registrytest.Proxy) {
 			p.Plan(layer, registrytest.Repeat(99, p.Stall(0))...)
 		}, fault.Unreachable, "sent nothing for 400ms|try again", "*"},
+		{"stalled before the byte, without ranges", func(p *registrytest.Proxy) {
+			p.Plan(layer, registrytest.Cut(5000), p.WholeStall(500), registrytest.WholeCut(-1))
+		}, 0, "", " bytes=5000- bytes=5000-"},
+		{"stalled before the byte, without ranges, always", func(p *registrytest.Proxy) {
+			p.Plan(layer, append([]registrytest.Fault{registrytest.Cut(5000)}, registrytest.Repeat(99, p.WholeStall(500))...)...)
+		}, fault.Unreachable, "sent nothing for 400ms|at byte 5000|try again", "*"},
 		{"stalled in a manifest", func(p *registrytest.Proxy) { p.Plan(manifests, p.Stall(10)) },
 			fault.Unreachable, "sent nothing for 400ms|manifest|try again", ""},
 		{"stalled token server", func(p *registrytest.Proxy) {
@@ -170,6 +176,9 @@ func testFaults(t *testing.T, origin pushed, authority *registrytest.Authority) 
 		{"forbidden", func(p *registrytest.Proxy) {
 			p.Plan(manifests, registrytest.Refuse(403, "", errorsOf("DENIED", "not for you")))
 		}, fault.Unreachable, "403 Forbidden|not for you|without credentials|banger login", ""},
+		{"forbidden in a layer", func(p *registrytest.Proxy) {
+			p.Plan(layer, registrytest.Cut(1000), registrytest.Refuse(403, "", errorsOf("DENIED", "not any more")))
+		}, fault.Unreachable, "403 Forbidden|not any more|without credentials|banger login", " bytes=1000-"},
 		{"wrong byte in a manifest", func(p *registrytest.Proxy) { p.Plan(manifests, registrytest.Flip(20)) },
 			fault.Corrupt, "digest|manifest", ""},
 		{"wrong byte in a configuration", func(p *registrytest.Proxy) { p.Plan(blobs, registrytest.Flip(20)) },

@@ -24,8 +24,12 @@ const (
 // attestationAnnotation marks the entries of an index that hold BuildKit's attestations instead of an image.
 const attestationAnnotation = "vnd.docker.reference.type"
 
-// maxDepth is how deep indexes may be nested. Two levels are in use.
-const maxDepth = 4
+// The most that an index may lead to. The documents are small, and each may name as many others as it likes.
+const (
+	maxDepth     = 4      // how deep indexes may be nested; two levels are in use
+	maxDocuments = 100    // indexes in it, and manifests of which it does not say what they are for
+	maxEntries   = 10_000 // of it and of the indexes in it, together
+)
 
 // document is a manifest or an index: the fields of both, of which it has one kind's.
 type document struct {
@@ -73,7 +77,7 @@ func parseDocument(raw []byte, sum digest.Digest) (document, error) {
 func imageManifest(ctx context.Context, s source, root document, want Platform) (document, error) {
 	manifest := root
 	if root.isIndex() {
-		w := &indexWalk{source: s}
+		w := &indexWalk{source: s, visited: map[digest.Digest]bool{}}
 		if err := w.collect(ctx, root, 0); err != nil {
 			return document{}, err
 		}
@@ -104,11 +108,16 @@ type indexWalk struct {
 	source  source
 	known   []candidate
 	unknown []ocispec.Descriptor // manifests of which the index does not say what they are for
+	visited map[digest.Digest]bool
+	entries int // that were seen
 }
 
 func (w *indexWalk) collect(ctx context.Context, index document, depth int) error {
 	if depth == maxDepth {
-		return fault.New(fault.Unsupported, fmt.Errorf("reading the index: more than %d indexes deep", maxDepth), "")
+		return tooMuch("%s is more than %d indexes deep", index.digest, maxDepth)
+	}
+	if w.entries += len(index.Manifests); w.entries > maxEntries {
+		return tooMuch("with those of %s, it has more than %d entries", index.digest, maxEntries)
 	}
 	for _, d := range index.Manifests {
 		if err := w.add(ctx, d, depth); err != nil {
@@ -118,19 +127,29 @@ func (w *indexWalk) collect(ctx context.Context, index document, depth int) erro
 	return nil
 }
 
+// tooMuch is the error for an index that leads to more than anybody needs. id is the document where that shows.
+func tooMuch(format string, id digest.Digest, limit int) error {
+	return fault.New(fault.Unsupported, fmt.Errorf("reading the index: "+format, id, limit), "")
+}
+
+// visit reports whether a document has not been visited before, and notes it.
+func (w *indexWalk) visit(id digest.Digest) (bool, error) {
+	if w.visited[id] {
+		return false, nil
+	}
+	if len(w.visited) == maxDocuments {
+		return false, tooMuch("%s is one more than the %d documents that it may lead to", id, maxDocuments)
+	}
+	w.visited[id] = true
+	return true, nil
+}
+
 func (w *indexWalk) add(ctx context.Context, d ocispec.Descriptor, depth int) error {
 	switch {
 	case isAttestation(d):
 		return nil
 	case d.MediaType == ocispec.MediaTypeImageIndex || d.MediaType == dockerIndex:
-		nested, err := readDocument(ctx, w.source, d)
-		if err != nil {
-			return err
-		}
-		if !nested.isIndex() {
-			return fault.New(fault.Corrupt, errors.New("reading the index: an index in it is a manifest"), "")
-		}
-		return w.collect(ctx, nested, depth+1)
+		return w.descend(ctx, d, depth)
 	case d.MediaType != ocispec.MediaTypeImageManifest && d.MediaType != dockerManifest:
 		return nil // indexes may hold other things, which are to be ignored (OCI image-spec, image-index.md)
 	case d.Platform == nil:
@@ -139,6 +158,21 @@ func (w *indexWalk) add(ctx context.Context, d ocispec.Descriptor, depth int) er
 		w.known = append(w.known, candidate{d, platformOf(*d.Platform)})
 	}
 	return nil
+}
+
+// descend gathers the images of an index in another. The second time that it is named adds nothing.
+func (w *indexWalk) descend(ctx context.Context, d ocispec.Descriptor, depth int) error {
+	if first, err := w.visit(d.Digest); err != nil || !first {
+		return err
+	}
+	nested, err := readDocument(ctx, w.source, d)
+	if err != nil {
+		return err
+	}
+	if !nested.isIndex() {
+		return fault.New(fault.Corrupt, errors.New("reading the index: an index in it is a manifest"), "")
+	}
+	return w.collect(ctx, nested, depth+1)
 }
 
 func isAttestation(d ocispec.Descriptor) bool {
@@ -154,6 +188,11 @@ func (w *indexWalk) choose(ctx context.Context, want Platform) (ocispec.Descript
 		return c.descriptor, nil
 	}
 	for _, d := range w.unknown {
+		if first, err := w.visit(d.Digest); err != nil {
+			return ocispec.Descriptor{}, err
+		} else if !first {
+			continue
+		}
 		p, err := w.configured(ctx, d)
 		if err != nil {
 			return ocispec.Descriptor{}, err

@@ -96,7 +96,7 @@ func choose(candidates []candidate, want Platform) *candidate {
 func noPlatform(want Platform, candidates []candidate) error {
 	var have []string
 	for _, c := range candidates {
-		have = append(have, c.platform.String())
+		have = append(have, printable(c.platform.String()))
 	}
 	slices.Sort(have)
 	have = slices.Compact(have)

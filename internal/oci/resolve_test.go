@@ -3,13 +3,17 @@ package oci
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -183,6 +187,85 @@ func TestChoosePlatform(t *testing.T) {
 	}
 	_, err = Resolve(t.Context(), host+"/r:single", options(t, "linux/amd64"))
 	checkFault(t, err, fault.Platform, "windows/amd64")
+}
+
+// TestIndexesWithoutEnd: an index that names others again and again, or very many of them, costs few requests. Each document
+// is asked for once, and there is an end to their number.
+func TestIndexesWithoutEnd(t *testing.T) {
+	c := newContent(t)
+	again := func(d ocispec.Descriptor) ocispec.Descriptor {
+		return c.index(slices.Repeat([]ocispec.Descriptor{d}, 200)...)
+	}
+	silent := func(d ocispec.Descriptor) ocispec.Descriptor {
+		d.Platform = nil
+		return d
+	}
+	image := c.image("linux/amd64", "x")
+	c.tag("again", again(again(again(image))))
+	c.tag("silent-again", again(silent(image)))
+	var indexes, images []ocispec.Descriptor
+	for i := range maxDocuments + 1 {
+		other := c.image("linux/arm64", fmt.Sprint(i))
+		indexes, images = append(indexes, c.index(other)), append(images, silent(other))
+	}
+	c.tag("indexes", c.index(indexes...))
+	c.tag("silent", c.index(images...))
+	c.tag("entries", c.index(slices.Repeat([]ocispec.Descriptor{image}, maxEntries+1)...))
+	var asked atomic.Int64
+	host := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		c.ServeHTTP(w, r)
+	}))
+	for tag, words := range map[string]string{
+		"again": "", "silent-again": "", "entries": "more than 10000 entries",
+		"indexes": indexes[maxDocuments].Digest.String(), "silent": images[maxDocuments].Digest.String(),
+	} {
+		asked.Store(0)
+		image, err := Resolve(t.Context(), host+"/r:"+tag, options(t, "linux/amd64"))
+		if words != "" {
+			checkFault(t, err, fault.Unsupported, "reading the index", words)
+		} else if err != nil {
+			t.Errorf("%s: %v", tag, err)
+		} else {
+			_ = image.Close()
+		}
+		if n := asked.Load(); n > 2*maxDocuments+10 {
+			t.Errorf("%s: %d requests for a few documents", tag, n)
+		}
+	}
+}
+
+// TestNoEscapes: what a manifest says does not reach the terminal as more than text.
+func TestNoEscapes(t *testing.T) {
+	c := newContent(t)
+	const red = "\x1b[31mred"
+	layers := func(mediaType string, urls ...string) ocispec.Descriptor {
+		image := c.image("linux/amd64", "x")
+		var manifest ocispec.Manifest
+		if err := json.Unmarshal(c.blobs[image.Digest], &manifest); err != nil {
+			t.Fatal(err)
+		}
+		manifest.Layers[0].MediaType, manifest.Layers[0].URLs = mediaType, urls
+		return c.addManifest(ocispec.MediaTypeImageManifest, manifest)
+	}
+	helm := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, Layers: []ocispec.Descriptor{}}
+	helm.Config = c.addBlob("application/vnd.cncf.helm."+red, []byte("{}"))
+	host := serve(t, c)
+	for name, root := range map[string]ocispec.Descriptor{
+		"artifact":      c.addManifest("", helm),
+		"artifact type": c.addBlob("", c.marshal(map[string]string{"artifactType": red})),
+		"media type":    c.addBlob("", c.marshal(map[string]any{"mediaType": red, "config": struct{}{}})),
+		"platform":      c.index(c.image("linux/"+red, "x")),
+		"foreign":       layers(ociForeignLayer + red),
+		"elsewhere":     layers(ociForeignLayer+"v1.tar", red),
+		"encrypted":     layers(red + encryptedSuffix),
+	} {
+		c.tag("v1", root)
+		_, err := Resolve(t.Context(), host+"/r:v1", options(t, "linux/amd64"))
+		if err == nil || !strings.Contains(err.Error(), "[31mred") || strings.Contains(err.Error(), red) {
+			t.Errorf("%s: the error is %q, want one with the text and without its escape", name, fmt.Sprint(err))
+		}
+	}
 }
 
 func TestResolveWhatIsNoImage(t *testing.T) {

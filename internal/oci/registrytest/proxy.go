@@ -266,6 +266,14 @@ func WholeCut(n int) Fault {
 	}
 }
 
+// WholeStall is Stall for a request that asks for a range, of which a registry without ranges knows nothing.
+func (p *Proxy) WholeStall(n int) Fault {
+	return func(w http.ResponseWriter, r *http.Request, ask func(*http.Request) Answer) {
+		r.Header.Del("Range")
+		p.Stall(n)(w, r, ask)
+	}
+}
+
 // WrongRange answers as if another part of the blob had been asked for.
 func WrongRange(w http.ResponseWriter, r *http.Request, ask func(*http.Request) Answer) {
 	r.Header.Set("Range", "bytes=1-")
