@@ -14,7 +14,7 @@ import (
 
 func newImage(a *app) *cobra.Command {
 	return group("image", "Pull, list, inspect, export and remove images",
-		newImagePull(a), newImageList(a), newImageInspect(a), newImageExport(a), newImageRemove(a))
+		newImagePull(a), newImageList(a), newImageInspect(a), newImageExport(a), newImageRemove(a), newImageSettle(a))
 }
 
 func newImagePull(a *app) *cobra.Command {

@@ -164,6 +164,9 @@ func (e *Engine) ensureImage(ctx context.Context, plan *pullPlan) (Pulled, error
 		pulled.Fresh = true
 		pulled.Image, err = e.buildImage(ctx, plan)
 	}
+	if err == nil {
+		err = e.settle(plan.id())
+	}
 	if err != nil {
 		return Pulled{}, noSpace(err)
 	}

@@ -89,6 +89,9 @@ func (s *Images) Get(id string) (Image, error) {
 	if info.Size() != image.Size {
 		return Image{}, damaged(id, fmt.Sprintf("its disk has %d bytes instead of %d", info.Size(), image.Size))
 	}
+	if s.lost(id) {
+		return Image{}, damaged(id, "the machine went down before its disk was written")
+	}
 	return image, nil
 }
 
@@ -97,15 +100,16 @@ func damaged(id, why string) error {
 	return fault.New(fault.Corrupt, err, "pull the image again, or remove it with `banger image rm "+short(id)+"`")
 }
 
-// Publish makes the staged disk an image. The caller holds the image's lock. The disk is at StagedDisk.
+// Publish makes the staged disk an image. The caller holds the image's lock. The disk is at StagedDisk. The image can be used
+// from then on, and is for ever once the caller has called Settle, which takes as long as the host's disk does.
 func (s *Images) Publish(ctx context.Context, stage *Stage, image Image) error {
 	image.Schema = Schema
 	dir := stage.Path("image")
 	if err := jsonfile.Write(filepath.Join(dir, metaName), image); err != nil {
 		return err
 	}
-	if err := fsync.Path(filepath.Join(dir, diskName)); err != nil {
-		return err
+	if err := unsettle(dir); err != nil {
+		return fmt.Errorf("publishing image %s: %w", short(image.ID), err)
 	}
 	if err := os.MkdirAll(s.path(), 0o700); err != nil {
 		return fmt.Errorf("making the image store: %w", err)
