@@ -267,7 +267,7 @@ func TestLayersAreFreed(t *testing.T) {
 		left   int
 	}{{"two", 1}, {"one", 0}} {
 		u.must("image", "rm", step.remove)
-		layers, err := os.ReadDir(filepath.Join(u.home, "layers", "sha256"))
+		layers, err := filepath.Glob(filepath.Join(u.home, "layers", "sha256", strings.Repeat("?", 64)))
 		if err != nil || len(layers) != step.left {
 			t.Errorf("after removing %q: %d layers are left (%v), want %d", step.remove, len(layers), err, step.left)
 		}
