@@ -17,7 +17,7 @@ import (
 func newImage(a *app) *cobra.Command {
 	return group("image", "Pull, list, inspect, read, compare, export, save, remove and prune images",
 		newImagePull(a), newImageList(a), newImageInspect(a), newImageFiles(a), newImageCat(a), newImageDiff(a),
-		newImageExport(a), newImageSave(a), newImageRemove(a), newImagePrune(a))
+		newImageExport(a), newImageSave(a), newImageRemove(a), newImagePrune(a), newImageSettle(a))
 }
 
 func newImagePull(a *app) *cobra.Command {

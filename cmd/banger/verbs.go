@@ -118,7 +118,7 @@ func (a *app) localEngine() (*engine.Engine, error) {
 	return engine.New(engine.Config{
 		Home: home, RuntimeDir: a.runtimeDir(), Path: a.getenv("PATH"), Gunzip: a.getenv("BANGER_GUNZIP"),
 		Now: time.Now, Report: a.progress.report,
-		Monitor: []string{program, "vm", "monitor"}, LayerCache: cache,
+		Monitor: []string{program, "vm", "monitor"}, Settle: []string{program, "image", "settle"}, LayerCache: cache,
 	})
 }
 

@@ -24,6 +24,8 @@ type Config struct {
 	// Gunzip is the program that decompresses layers in gzip, or "go" for none. "" is the fastest that there is.
 	Gunzip string
 	Now    func() time.Time
+	// Settle is how this program is started to call SettleImage with an id, which is added. None has PullImage do so itself.
+	Settle []string
 	// Monitor is how this program is started as the monitor of a VM, whose directory is added.
 	Monitor    []string
 	LayerCache LayerCache

@@ -224,7 +224,10 @@ func (e *Engine) ensureImage(ctx context.Context, plan *pullPlan) (Pulled, error
 	if err != nil {
 		return Pulled{}, noSpace(err)
 	}
-	return pulled, e.images.Tag(ctx, plan.name())
+	if err := e.images.Tag(ctx, plan.name()); err != nil {
+		return Pulled{}, err
+	}
+	return pulled, e.settle(plan.id()) // the last, since whatever else is synced meanwhile waits for this
 }
 
 // rebuild tells whether building the image anew mends what reading it said.

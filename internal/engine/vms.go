@@ -436,6 +436,13 @@ func (e *Engine) readyToBoot(i *instance.Instance) (*kernel.Kernel, error) {
 		err := fmt.Errorf("starting the VM %q: the disk of its image %q is gone: %w", i.Name, i.Image, err)
 		return nil, fault.New(fault.Corrupt, err, "pull the same image again")
 	}
+	_, err := e.images.Get(i.ImageID)
+	if err == nil {
+		err = e.settle(i.ImageID)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("starting the VM %q: %w", i.Name, err)
+	}
 	return e.FindKernel(i.Kernel)
 }
 

@@ -13,9 +13,6 @@ const (
 	pieceSize = 1 << 20
 	// pieces bounds how far the writing may be behind.
 	pieces = 4
-	// syncAfter is after how many bytes the kernel is told to bring them to the disk. Whoever wants to keep the file syncs
-	// it in the end, and waits the shorter for it.
-	syncAfter = 32 << 20
 	// ahead is how many bytes get their blocks of the host's file system at once, before they are written. ext4 then needs
 	// half the time of a processor for writing: it need not reserve each block when it comes into memory and find a place
 	// for it later (fs/ext4/inode.c, ext4_da_get_block_prep).
@@ -29,7 +26,6 @@ type sink struct {
 	free    chan []byte
 	full    chan piece
 	current piece
-	enough  chan struct{} // told of each syncAfter bytes that were written
 	work    sync.WaitGroup
 	failed  chan struct{} // closed after err was set
 	err     error
@@ -51,34 +47,23 @@ type piece struct {
 func newSink(out *os.File) *sink {
 	s := &sink{
 		out: out, free: make(chan []byte, pieces), full: make(chan piece, pieces), failed: make(chan struct{}),
-		enough: make(chan struct{}, 1),
 	}
 	for range pieces {
 		s.free <- make([]byte, 0, pieceSize)
 	}
 	s.next()
 	s.work.Go(s.run)
-	s.work.Go(s.startSyncing)
 	return s
 }
 
 // run writes what is full. After an error it only empties the pieces.
 func (s *sink) run() {
-	defer close(s.enough)
-	written := 0
 	for p := range s.full {
 		if s.err == nil {
 			s.reach(p)
 			if _, err := s.out.WriteAt(p.data, p.at); err != nil {
 				s.err = fmt.Errorf("writing the file system: %w", err)
 				close(s.failed)
-			}
-		}
-		if written += len(p.data); written >= syncAfter {
-			written = 0
-			select {
-			case s.enough <- struct{}{}:
-			default: // the kernel has not begun with what was before
 			}
 		}
 		if p.done != nil {
@@ -106,15 +91,6 @@ func (s *sink) trim() {
 	if s.used < s.blocks {
 		const mode = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE
 		_ = unix.Fallocate(int(s.out.Fd()), mode, s.used, s.blocks-s.used)
-	}
-}
-
-// startSyncing has the kernel begin to bring to the disk what is written. It has a goroutine of its own, because the
-// kernel may make it wait. That it cannot do so means nothing.
-func (s *sink) startSyncing() {
-	const toTheEnd = 0
-	for range s.enough {
-		_ = unix.SyncFileRange(int(s.out.Fd()), 0, toTheEnd, unix.SYNC_FILE_RANGE_WRITE)
 	}
 }
 

@@ -110,6 +110,9 @@ func (s *Images) get(id string) (Image, error) {
 	if info.Size() != image.Size {
 		return Image{}, damaged(id, fmt.Sprintf("its disk has %d bytes instead of %d", info.Size(), image.Size))
 	}
+	if s.lost(id) {
+		return Image{}, damaged(id, "the machine went down before its disk was written")
+	}
 	return image, nil
 }
 
@@ -118,7 +121,8 @@ func damaged(id, why string) error {
 	return fault.New(fault.Corrupt, err, "pull the image again, or remove it with `banger image rm "+short(id)+"`")
 }
 
-// Publish makes the staged disk an image. The caller holds the image's lock. The disk is at StagedDisk.
+// Publish makes the staged disk an image. The caller holds the image's lock. The disk is at StagedDisk. The image can be used
+// from then on, and is for ever once the caller has called Settle, which takes as long as the host's disk does.
 func (s *Images) Publish(ctx context.Context, stage *Stage, image Image) error {
 	image.Schema = Schema
 	dir := stage.Path("image")
@@ -128,10 +132,8 @@ func (s *Images) Publish(ctx context.Context, stage *Stage, image Image) error {
 	if err := os.WriteFile(filepath.Join(dir, configName), image.Config, 0o600); err != nil {
 		return fmt.Errorf("writing the configuration of image %s: %w", short(image.ID), err)
 	}
-	for _, name := range []string{configName, diskName} {
-		if err := fsync.Path(filepath.Join(dir, name)); err != nil {
-			return err
-		}
+	if err := unsettle(dir); err != nil {
+		return fmt.Errorf("publishing image %s: %w", short(image.ID), err)
 	}
 	if err := os.MkdirAll(s.path(), 0o700); err != nil {
 		return fmt.Errorf("making the image store: %w", err)

@@ -234,11 +234,15 @@ func (u *user) leftovers() {
 	}
 	u.strangers("../run/banger", nothing)
 	u.strangers("images", func(name string) bool { return name == "names" || len(name) == 64 })
-	u.strangers("layers/sha256", func(name string) bool { return len(strings.TrimSuffix(name, ".index")) == 64 })
+	u.strangers("layers/sha256", func(name string) bool {
+		hex, index := strings.CutSuffix(name, ".index")
+		_, err := os.Stat(filepath.Join(u.home, "layers/sha256", hex))
+		return len(hex) == 64 && (!index || err == nil)
+	})
 	u.strangers("kernels", func(name string) bool { return name == ".lock" || name[0] != '.' })
-	// A monitor ends a moment after its last word to whoever waits for it.
+	// A monitor ends a moment after its last word to whoever waits for it, and what settles an image when the disk has it.
 	pids, lines := u.processes()
-	for deadline := time.Now().Add(2 * time.Second); len(pids) > 0 && time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(10 * time.Second); len(pids) > 0 && time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		pids, lines = u.processes()
 	}
 	if len(pids) > 0 {
