@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -75,10 +76,20 @@ func (a *app) exitCode(ctx context.Context, err error) int {
 }
 
 func (a *app) printError(err error) {
-	_, _ = fmt.Fprintf(a.stderr, "banger: error: %v\n", err)
+	_, _ = fmt.Fprintf(a.stderr, "banger: error: %s\n", printable(err.Error()))
 	if hint := fault.HintOf(err); hint != "" {
-		_, _ = fmt.Fprintf(a.stderr, "banger: hint: %s\n", hint)
+		_, _ = fmt.Fprintf(a.stderr, "banger: hint: %s\n", printable(hint))
 	}
+}
+
+// printable leaves out what would move a terminal's cursor, or worse: an error may quote a registry, an image or a guest.
+func printable(text string) string {
+	return strings.Map(func(c rune) rune {
+		if c != '\n' && c != '\t' && unicode.IsControl(c) {
+			return -1
+		}
+		return c
+	}, text)
 }
 
 // usage marks an error of the command line.

@@ -62,7 +62,7 @@ func (a *app) systemDF(ctx context.Context, verbose, asJSON bool) error {
 func (a *app) printTotals(totals []engine.UsageTotal) error {
 	names := map[string]string{
 		engine.UsageImages: "Images", engine.UsageLayers: "Layers", engine.UsageVMs: "VMs",
-		engine.UsageKernels: "Kernels", engine.UsageUnfinished: "Unfinished pulls",
+		engine.UsageKernels: "Kernels", engine.UsageUnfinished: "Unfinished pulls", engine.UsageDocuments: "Manifests",
 	}
 	w := tabwriter.NewWriter(a.stdout, 0, 8, 2, ' ', 0)
 	_, _ = fmt.Fprintln(w, "TYPE\tTOTAL\tACTIVE\tSIZE\tRECLAIMABLE")
@@ -148,13 +148,14 @@ func newImagePrune(a *app) *cobra.Command {
 		Long: `Remove images without a name, layers that no image is made of, and what pulls have left that were interrupted.
 
 An image loses its name when a newer one is pulled under it. With --all, images with a name go as well, unless a VM is made
-of them. Images of VMs, and what a pull works with, stay. On a terminal banger asks first.`,
+of them, and so do the manifests that spare a pull its requests. Images of VMs, and what a pull works with, stay. On a
+terminal banger asks first.`,
 		Example: `  banger image prune
   banger image prune --all --filter until=240h
   banger image prune --all --dry-run`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.imagePrune(cmd.Context(), flags) },
 	}
-	cmd.Flags().BoolVarP(&flags.All, "all", "a", false, "remove all images that no VM is made of")
+	cmd.Flags().BoolVarP(&flags.All, "all", "a", false, "remove all images that no VM is made of, and manifests")
 	cmd.Flags().BoolVarP(&flags.force, "force", "f", false, "do not ask")
 	cmd.Flags().BoolVar(&flags.DryRun, "dry-run", false, "remove nothing, and print what would be")
 	cmd.Flags().StringArrayVar(&flags.filters, "filter", nil,
@@ -216,7 +217,7 @@ func parseUntil(filter string) (time.Time, error) {
 func (a *app) confirmPrune(ctx context.Context, all bool) (bool, error) {
 	what := "all images without a name"
 	if all {
-		what = "all images that no VM is made of"
+		what = "all images that no VM is made of, the manifests that are kept"
 	}
 	_, _ = fmt.Fprintf(a.stderr, "WARNING! This will remove %s, and layers and downloads that nothing needs.\n"+
 		"Are you sure you want to continue? [y/N] ", what)
@@ -248,6 +249,7 @@ func (a *app) printPruned(pruned engine.PrunedImages, dryRun bool) error {
 	}
 	printItems(w, verb+" layers:", pruned.Layers)
 	printItems(w, verb+" unfinished pulls:", pruned.Partial)
+	printDocuments(w, verb, pruned.Documents)
 	_, _ = fmt.Fprintf(w, "%s: %s\n", total, humanSize(pruned.Reclaimed))
 	_ = w.Flush()
 	_, err := io.WriteString(a.stdout, out.String())
@@ -258,6 +260,17 @@ func printItems(w io.Writer, title string, items []engine.PrunedItem) {
 	for n, item := range items {
 		heading(w, n, title)
 		_, _ = fmt.Fprintf(w, "%s\t%s\n", item.Name, humanSize(item.Size))
+	}
+}
+
+// printDocuments prints the number of the documents, whose names say little.
+func printDocuments(w io.Writer, verb string, documents []engine.PrunedItem) {
+	var size int64
+	for _, d := range documents {
+		size += d.Size
+	}
+	if n := len(documents); n > 0 {
+		_, _ = fmt.Fprintf(w, "%s manifests and configurations:\n%d\t%s\n", verb, n, humanSize(size))
 	}
 }
 

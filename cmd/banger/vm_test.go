@@ -144,3 +144,13 @@ func TestShorten(t *testing.T) {
 		}
 	}
 }
+
+// TestErrorsAreText: an error may quote what a registry, an image or a guest says, and that does not steer the terminal.
+func TestErrorsAreText(t *testing.T) {
+	var out bytes.Buffer
+	a := &app{system: system{stderr: &out}}
+	a.printError(fault.New(fault.Failure, errors.New("one\x1b[2J\r\u009b\n\tzwei: ä"), "try\x07 again"))
+	if got, want := out.String(), "banger: error: one[2J\n\tzwei: ä\nbanger: hint: try again\n"; got != want {
+		t.Errorf("printed\n%q, want\n%q", got, want)
+	}
+}

@@ -13,7 +13,7 @@ import (
 // PruneOptions say what PruneImages removes. The zero value is for images without a name, and for layers and downloads
 // that nothing needs.
 type PruneOptions struct {
-	All    bool      `json:"all,omitempty"`     // images with a name as well, where no VM is made of them
+	All    bool      `json:"all,omitempty"`     // images with a name as well, where no VM is made of them, and documents
 	DryRun bool      `json:"dry_run,omitempty"` // remove nothing, and say what would be
 	Until  time.Time `json:"until,omitzero"`    // spare what was made or used since; the zero time spares nothing
 }
@@ -22,7 +22,8 @@ type PruneOptions struct {
 type PrunedImages struct {
 	Images    []PrunedImage `json:"images"`
 	Layers    []PrunedItem  `json:"layers"`
-	Partial   []PrunedItem  `json:"partial"` // downloads and builds that have not come to their end
+	Partial   []PrunedItem  `json:"partial"`   // downloads and builds that have not come to their end
+	Documents []PrunedItem  `json:"documents"` // manifests and configurations of registries
 	Reclaimed int64         `json:"reclaimed"`
 }
 
@@ -33,7 +34,7 @@ type PrunedImage struct {
 	Size  int64    `json:"size"`
 }
 
-// PrunedItem is a layer, by its diff_id, or a piece of work that is gone.
+// PrunedItem is a layer, by its diff_id, a piece of work or a document that is gone, by the name below tmp/ or documents/.
 type PrunedItem struct {
 	Name string `json:"name"`
 	Size int64  `json:"size"`
@@ -47,9 +48,11 @@ var errInUseMeanwhile = errors.New("it is used")
 // in the error, beside what was removed.
 func (e *Engine) PruneImages(ctx context.Context, options PruneOptions) (PrunedImages, error) {
 	p := &prune{engine: e, options: options, gone: map[string]bool{}}
-	p.result = PrunedImages{Images: []PrunedImage{}, Layers: []PrunedItem{}, Partial: []PrunedItem{}}
+	p.result = PrunedImages{
+		Images: []PrunedImage{}, Layers: []PrunedItem{}, Partial: []PrunedItem{}, Documents: []PrunedItem{},
+	}
 	// The work first: whoever begins a piece of work, as a removal does, clears away what dead processes left.
-	err := errors.Join(p.work(ctx), p.images(ctx), p.layers(ctx))
+	err := errors.Join(p.work(ctx), p.images(ctx), p.layers(ctx), p.documents(ctx))
 	return p.result, err
 }
 

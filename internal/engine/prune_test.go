@@ -319,7 +319,7 @@ func TestDiskUsage(t *testing.T) {
 		got += fmt.Sprintf("%s %d/%d ", sum.Kind, sum.Active, sum.Count)
 		total += sum.Size
 	}
-	if want := "images 1/4 layers 6/6 vms 0/1 kernels 0/0 unfinished 0/1 "; got != want {
+	if want := "images 1/4 layers 6/6 vms 0/1 kernels 0/0 unfinished 0/1 documents 0/0 "; got != want {
 		t.Errorf("active are %s, want %s", got, want)
 	}
 	vms := (&meter{seen: map[inode]bool{}}).tree(s.home.Path("vms", "web"))
@@ -339,6 +339,49 @@ func TestDiskUsage(t *testing.T) {
 	s.must("a dry run", err)
 	if reclaimable := used.Totals[0].Reclaimable; reclaimable != sumOf(pruned.Images) {
 		t.Errorf("%d bytes of images are said to be reclaimable, and --all would reclaim %d", reclaimable, sumOf(pruned.Images))
+	}
+}
+
+// TestDocuments: the manifests that are kept are counted, and go with --all, unless they were read since.
+func TestDocuments(t *testing.T) {
+	s := newShelf(t)
+	s.must("making the documents", os.MkdirAll(s.documentsDir(), 0o700))
+	for n, name := range []string{"sha256-a", "sha256-b"} {
+		path, at := filepath.Join(s.documentsDir(), name), epoch.AddDate(0, 0, n)
+		s.must("writing a document", errors.Join(os.WriteFile(path, make([]byte, 8192), 0o600), os.Chtimes(path, at, at)))
+	}
+	used, err := s.DiskUsage(t.Context())
+	s.must("measuring", err)
+	want := UsageTotal{Kind: UsageDocuments, Count: 2, Size: 2 * 8192, Reclaimable: 2 * 8192}
+	if got := used.Totals[len(used.Totals)-1]; got != want {
+		t.Errorf("the documents are %+v, want %+v", got, want)
+	}
+	a, b := PrunedItem{Name: "sha256-a", Size: 8192}, PrunedItem{Name: "sha256-b", Size: 8192}
+	for _, c := range []struct {
+		name       string
+		options    PruneOptions
+		gone, left []PrunedItem
+	}{
+		{"without --all", PruneOptions{}, nil, []PrunedItem{a, b}},
+		{"a dry run", PruneOptions{All: true, DryRun: true}, []PrunedItem{a, b}, []PrunedItem{a, b}},
+		{"until", PruneOptions{All: true, Until: epoch.Add(time.Hour)}, []PrunedItem{a}, []PrunedItem{b}},
+		{"all", PruneOptions{All: true}, []PrunedItem{b}, nil},
+		{"again", PruneOptions{All: true}, nil, nil},
+	} {
+		pruned, err := s.PruneImages(t.Context(), c.options)
+		s.must("pruning", err)
+		if !slices.Equal(pruned.Documents, c.gone) || pruned.Reclaimed != int64(len(c.gone))*8192 {
+			t.Errorf("%s: removed %+v of %d bytes, want %+v", c.name, pruned.Documents, pruned.Reclaimed, c.gone)
+		}
+		var left []PrunedItem
+		files, err := s.documents()
+		s.must("listing the documents", err)
+		for _, file := range files {
+			left = append(left, PrunedItem{Name: file.Name(), Size: 8192})
+		}
+		if !slices.Equal(left, c.left) {
+			t.Errorf("%s: left are %+v, want %+v", c.name, left, c.left)
+		}
 	}
 }
 

@@ -91,7 +91,7 @@ func (e *Engine) planPull(ctx context.Context, reference, tempDir string, option
 		}
 	}
 	image, err := oci.Resolve(ctx, reference, oci.Options{
-		Platform: platform, TempDir: tempDir, Stdin: options.Input, Documents: e.home.Path("documents"),
+		Platform: platform, TempDir: tempDir, Stdin: options.Input, Documents: e.documentsDir(),
 		Access: options.access(e.reportRegistry), Unpacking: e.unpacking(),
 	})
 	if err != nil {

@@ -18,6 +18,7 @@ const (
 	UsageVMs        = "vms"
 	UsageKernels    = "kernels"
 	UsageUnfinished = "unfinished" // partial downloads, and what is being built
+	UsageDocuments  = "documents"  // manifests and configurations of registries; there is no list of them
 )
 
 // DiskUsage says what takes how much space below the home. Sizes are the bytes that files take on the disk, which are
@@ -128,8 +129,9 @@ func (e *Engine) DiskUsage(ctx context.Context) (DiskUsage, error) {
 	failed := errors.Join(
 		e.measureVMs(m, &usage), e.measureImages(m, &usage), e.measureLayers(ctx, &usage), e.measureKernels(m, &usage),
 		e.measureWork(ctx, m, &usage))
-	usage.Totals = usage.totals()
-	return usage, failed
+	documents, err := e.measureDocuments(m)
+	usage.Totals = append(usage.totals(), documents)
+	return usage, errors.Join(failed, err)
 }
 
 func (e *Engine) measureVMs(m *meter, usage *DiskUsage) error {
@@ -236,7 +238,7 @@ func (e *Engine) measureWork(ctx context.Context, m *meter, usage *DiskUsage) er
 	return err
 }
 
-// totals sums up the kinds.
+// totals sums up the kinds that are listed.
 func (u *DiskUsage) totals() []UsageTotal {
 	images, layers, vms := UsageTotal{Kind: UsageImages}, UsageTotal{Kind: UsageLayers}, UsageTotal{Kind: UsageVMs}
 	kernels, unfinished := UsageTotal{Kind: UsageKernels}, UsageTotal{Kind: UsageUnfinished}
