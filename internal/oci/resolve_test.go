@@ -222,11 +222,12 @@ func TestIndexesWithoutEnd(t *testing.T) {
 	} {
 		asked.Store(0)
 		image, err := Resolve(t.Context(), host+"/r:"+tag, options(t, "linux/amd64"))
-		if words != "" {
+		switch {
+		case words != "":
 			checkFault(t, err, fault.Unsupported, "reading the index", words)
-		} else if err != nil {
+		case err != nil:
 			t.Errorf("%s: %v", tag, err)
-		} else {
+		default:
 			_ = image.Close()
 		}
 		if n := asked.Load(); n > 2*maxDocuments+10 {
