@@ -99,8 +99,8 @@ func TestParallelLayers(t *testing.T) {
 	}
 	before := len(p.Requests("/"))
 	u.must("image", "pull", "--no-guest", p.Address+"/team/tool:v1")
-	if got := p.Requests("/")[before:]; len(got) != 2 {
-		t.Errorf("a second pull made the requests %v, want those for the manifest and the configuration", got)
+	if got := p.Requests("/")[before:]; len(got) != 1 || !strings.Contains(fmt.Sprint(got), "/manifests/v1") {
+		t.Errorf("a second pull made the requests %v, want one for the manifest", got)
 	}
 }
 
