@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -21,18 +20,7 @@ func saveImages(c *call) error {
 	if format == "" {
 		format = engine.SaveDocker
 	}
-	c.w.Header().Set("Trailer", api.ErrorTrailer)
-	err := c.engine.SaveImages(c.ctx(), query["image"], format, &lateAnswer{call: c, kind: api.Tar})
-	if err == nil {
-		return nil
-	}
-	if !c.begun {
-		c.w.Header().Del("Trailer")
-		return err
-	}
-	text, _ := marshal(api.ErrorOf(c.cause(err)))
-	c.w.Header().Set(api.ErrorTrailer, string(bytes.TrimSpace(text)))
-	return nil
+	return c.endBytes(c.engine.SaveImages(c.ctx(), query["image"], format, &lateAnswer{call: c, kind: api.Tar}))
 }
 
 // pullInput pulls an image whose archive is the client's standard input: the connection carries that, in chunks (RFC 9112,

@@ -24,14 +24,7 @@ func (c *Client) SaveImages(ctx context.Context, queries []string, format string
 		return err
 	}
 	defer func() { _ = answer.Body.Close() }()
-	received := &receiver{Reader: answer.Body}
-	if _, err := io.Copy(to, received); err != nil {
-		if received.err != nil {
-			return lost(ctx, received.err)
-		}
-		return fmt.Errorf("writing the archive: %w", err)
-	}
-	return told(answer.Trailer.Get(api.ErrorTrailer))
+	return receiveBytes(ctx, answer, to)
 }
 
 // told returns the error that a trailer has.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"net/http"
 	"net/url"
 	"strconv"
 
@@ -89,6 +90,11 @@ func (c *Client) CatFile(ctx context.Context, query, path string, to io.Writer) 
 		return err
 	}
 	defer func() { _ = answer.Body.Close() }()
+	return receiveBytes(ctx, answer, to)
+}
+
+// receiveBytes copies an answer that is a stream of bytes, and returns the error that is behind them, if there is one.
+func receiveBytes(ctx context.Context, answer *http.Response, to io.Writer) error {
 	received := &receiver{Reader: answer.Body}
 	if _, err := io.Copy(to, received); err != nil {
 		if received.err != nil {
