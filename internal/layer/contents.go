@@ -55,12 +55,12 @@ func (c *Contents) CopyTo(ctx context.Context, w io.Writer) error {
 		}
 		piece := buffer[:min(c.left, pieceSize)]
 		if _, err := io.ReadFull(c.file, piece); err != nil {
-			return c.failed(err)
+			return c.failed(ctx, err)
 		}
 		c.left -= int64(len(piece))
 		_, _ = c.hash.Hash().Write(piece)
 		if c.left == 0 && c.hash.Digest() != c.id {
-			return c.failed(errDamaged)
+			return c.failed(ctx, errDamaged)
 		}
 		if _, err := w.Write(piece); err != nil {
 			return fmt.Errorf("copying the layer %s: %w", c.id, err)
@@ -72,12 +72,12 @@ func (c *Contents) CopyTo(ctx context.Context, w io.Writer) error {
 }
 
 // failed removes a damaged layer.
-func (c *Contents) failed(err error) error {
+func (c *Contents) failed(ctx context.Context, err error) error {
 	err = fmt.Errorf("reading the layer %s: %w", c.id, err)
 	if !errors.Is(err, errDamaged) && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
 		return err
 	}
-	_, _ = c.store.remove(c.id) // if that fails, whoever uses the layer next finds it damaged as well
+	_ = c.store.discard(ctx, c.id, c.file) // if that fails, whoever uses the layer next finds it damaged as well
 	return fault.New(fault.Corrupt, err, "it has been removed: try again, and it is fetched anew")
 }
 
