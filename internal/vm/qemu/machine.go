@@ -11,7 +11,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/banger-vm/banger/internal/guest/exec"
 	"github.com/banger-vm/banger/internal/guest/machine"
 	"github.com/banger-vm/banger/internal/system"
 	"github.com/banger-vm/banger/internal/vm"
@@ -70,7 +69,7 @@ func (m *Machine) Wait() error {
 // Shutdown asks the guest to power off and waits for it. A guest that has not done so before ctx ends has its disks
 // synced, if it can do that, and is killed, which is an error.
 func (m *Machine) Shutdown(ctx context.Context) error {
-	err := m.powerOff(ctx)
+	err := m.keeper.powerOff(ctx)
 	select {
 	case <-m.done:
 		return nil
@@ -95,14 +94,6 @@ func (m *Machine) sync() {
 	if stream, err := m.Open(ctx); err == nil {
 		_ = machine.Sync(ctx, stream)
 	}
-}
-
-func (m *Machine) powerOff(ctx context.Context) error {
-	stream, err := m.Open(ctx)
-	if err != nil {
-		return err
-	}
-	return exec.Poweroff(ctx, stream)
 }
 
 func (m *Machine) await(ctx context.Context) error {

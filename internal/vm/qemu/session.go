@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/banger-vm/banger/internal/guest/channel"
 	"github.com/banger-vm/banger/internal/guest/exec"
+	"github.com/banger-vm/banger/internal/guest/frame"
 )
 
 const (
@@ -149,6 +151,27 @@ func (k *keeper) open(ctx context.Context) (net.Conn, error) {
 		case <-changed:
 		case <-ctx.Done():
 			return nil, fmt.Errorf("waiting for the guest's agent: %w", context.Cause(ctx))
+		}
+	}
+}
+
+// powerOff returns when the guest has agreed to power off, or has ended. An agent that goes away without an answer is
+// asked again when it is back: whether the one before had understood does not matter to a guest that shuts down.
+func (k *keeper) powerOff(ctx context.Context) error {
+	for {
+		stream, err := k.open(ctx)
+		if errors.Is(err, errEnded) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err = exec.Poweroff(ctx, stream); !errors.Is(err, frame.ErrDisconnected) || ctx.Err() != nil {
+			return err
+		}
+		select { // an agent that hangs up on everybody is not asked without end at full speed
+		case <-ctx.Done():
+		case <-time.After(redialPause):
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/banger-vm/banger/internal/guest/channel"
 	guestexec "github.com/banger-vm/banger/internal/guest/exec"
+	"github.com/banger-vm/banger/internal/guest/frame"
 )
 
 var testMagic = [channel.MagicSize]byte([]byte("0123456789abcdef"))
@@ -33,13 +35,20 @@ type pretender struct {
 // pretend starts an agent that answers a hello.
 func pretend(t *testing.T) *pretender {
 	t.Helper()
+	guest := guestexec.Guest{Info: guestexec.Info{Agent: "pretender"}}
+	return pretendWith(t, func(_ *pretender, stream net.Conn) { guest.Handlers().Serve(stream) })
+}
+
+// pretendWith starts an agent that serves streams with handler.
+func pretendWith(t *testing.T, handler func(*pretender, net.Conn)) *pretender {
+	t.Helper()
 	listener, err := net.Listen("unix", filepath.Join(privateDir(t), "socket"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = listener.Close() })
-	guest := guestexec.Guest{Info: guestexec.Info{Agent: "pretender"}}
-	p := &pretender{listener: listener, handler: guest.Handlers().Serve}
+	p := &pretender{listener: listener}
+	p.handler = func(stream net.Conn) { handler(p, stream) }
 	go p.serve()
 	return p
 }
@@ -209,6 +218,59 @@ func TestKeeperWaits(t *testing.T) {
 		}
 	case <-time.After(5 * time.Second):
 		t.Error("whoever waits for the agent waits on after the machine's end")
+	}
+}
+
+// TestPowerOffAsksAgain: an agent that is restarted while it is asked to power off is asked again, as often as that
+// happens, and a machine that ends over the question has powered off.
+func TestPowerOffAsksAgain(t *testing.T) {
+	for _, ends := range []bool{false, true} {
+		var asked atomic.Int32
+		end := make(chan struct{})
+		guest := guestexec.Guest{Poweroff: func() error { return nil }}
+		p := pretendWith(t, func(p *pretender, stream net.Conn) {
+			switch n := asked.Add(1); {
+			case n < 3:
+				p.crash()
+			case ends:
+				close(end)
+			default:
+				guest.Handlers().Serve(stream)
+			}
+		})
+		k, stop := p.keep(t, true)
+		go func() { <-end; stop() }()
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		if err := k.powerOff(ctx); err != nil || asked.Load() != 3 {
+			t.Errorf("ends=%v: asked %d times, got %v, want the third time to do", ends, asked.Load(), err)
+		}
+		if !ends {
+			close(end)
+		}
+	}
+}
+
+// TestPowerOffGivesUp: a refusal is not asked for again, and time that is over is said to be.
+func TestPowerOffGivesUp(t *testing.T) {
+	reason := errors.New("no more patience")
+	for _, c := range []struct {
+		name   string
+		handle func(*pretender, net.Conn)
+		want   string
+	}{
+		{"refusal", func(_ *pretender, stream net.Conn) {
+			refuse := func(net.Conn, []byte) *frame.Refusal { return frame.Refuse(frame.Failed, "not now") }
+			frame.Router{"poweroff": refuse}.Serve(stream)
+		}, "not now"},
+		{"an agent that hangs up on everybody", func(p *pretender, _ net.Conn) { p.crash() }, reason.Error()},
+	} {
+		k, _ := pretendWith(t, c.handle).keep(t, true)
+		ctx, cancel := context.WithTimeoutCause(t.Context(), 300*time.Millisecond, reason)
+		defer cancel()
+		if err := k.powerOff(ctx); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: got %v, want %q", c.name, err, c.want)
+		}
 	}
 }
 
