@@ -22,7 +22,7 @@ func Write(path string, value any) error {
 	return fsync.Path(filepath.Dir(path))
 }
 
-// WriteVolatile is Write for what means nothing after a power cut: it does not wait for the disk.
+// WriteVolatile is Write for what means nothing after a power cut, or is synced later: it does not wait for the disk.
 func WriteVolatile(path string, value any) error { return replace(path, value, false) }
 
 func replace(path string, value any, sync bool) error {

@@ -95,6 +95,9 @@ func (s *Images) Get(id string) (Image, error) {
 
 // get reads the image of a directory that is there.
 func (s *Images) get(id string) (Image, error) {
+	if s.lost(id) {
+		return Image{}, damaged(id, "the machine went down before its disk was written")
+	}
 	var image Image
 	if err := jsonfile.Read(s.path(id, metaName), &image); err != nil {
 		return Image{}, damaged(id, err.Error())
@@ -110,9 +113,6 @@ func (s *Images) get(id string) (Image, error) {
 	if info.Size() != image.Size {
 		return Image{}, damaged(id, fmt.Sprintf("its disk has %d bytes instead of %d", info.Size(), image.Size))
 	}
-	if s.lost(id) {
-		return Image{}, damaged(id, "the machine went down before its disk was written")
-	}
 	return image, nil
 }
 
@@ -126,7 +126,7 @@ func damaged(id, why string) error {
 func (s *Images) Publish(ctx context.Context, stage *Stage, image Image) error {
 	image.Schema = Schema
 	dir := stage.Path("image")
-	if err := jsonfile.Write(filepath.Join(dir, metaName), image); err != nil {
+	if err := jsonfile.WriteVolatile(filepath.Join(dir, metaName), image); err != nil {
 		return err
 	}
 	if err := os.WriteFile(filepath.Join(dir, configName), image.Config, 0o600); err != nil {

@@ -45,7 +45,7 @@ func (s *Images) Settle(id string) error {
 	if !s.Unsettled(id) {
 		return nil
 	}
-	for _, path := range []string{s.Disk(id), s.path(id, configName), s.path(id)} {
+	for _, path := range []string{s.Disk(id), s.path(id, metaName), s.path(id, configName), s.path(id)} {
 		if err := fsync.Path(path); err != nil {
 			return err
 		}
