@@ -8,8 +8,9 @@ import (
 )
 
 // collectAt is by how many percent the heap may grow before it is collected (GOGC, unless the user sets it). A pull has
-// the whole tree of an image in memory, of which little is garbage: with Go's own 100, half of the memory would be.
-const collectAt = 25
+// the whole tree of an image in memory, of which little is garbage: with Go's own 100, half of the memory would
+// be. With 25, a pull takes 3 % longer.
+const collectAt = 50
 
 func main() {
 	if os.Getenv("GOGC") == "" {
