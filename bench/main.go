@@ -30,7 +30,7 @@ const usage = `use one of
   bench dial-back FILE                     is a ProxyCommand of vm`
 
 // collectAt is how banger's own main sets the garbage collector, so that the memory is that of banger.
-const collectAt = 25
+const collectAt = 50
 
 func main() {
 	debug.SetGCPercent(collectAt)

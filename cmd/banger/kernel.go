@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -62,8 +61,8 @@ func (a *app) kernelImport(ctx context.Context, flags kernelImport) error {
 	if imported.Modules == 0 {
 		_, _ = fmt.Fprintln(a.stderr, "banger: note: without --modules, every driver that a VM needs has to be built in")
 	}
-	if len(imported.Missing) > 0 {
-		_, _ = fmt.Fprintf(a.stderr, "banger: note: this kernel lacks %s\n", strings.Join(imported.Missing, ", "))
+	if lacks := imported.Lacks(); lacks != "" {
+		_, _ = fmt.Fprintf(a.stderr, "banger: note: this kernel lacks %s\n", lacks)
 	}
 	_, err = fmt.Fprintf(a.stdout, "%s  %s  %d modules\n", imported.Name, imported.Version, imported.Modules)
 	return err

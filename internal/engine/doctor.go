@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	"github.com/docker/go-units"
 	"golang.org/x/sys/unix"
@@ -85,8 +84,8 @@ func (e *Engine) checkKernel() Check {
 		return failed("kernel", err)
 	}
 	check := Check{Name: "kernel", State: Pass, Detail: found.Name + ", version " + found.Version}
-	if len(found.Missing) > 0 {
-		check.State, check.Hint = Warn, "it lacks "+strings.Join(found.Missing, ", ")
+	if lacks := found.Lacks(); lacks != "" {
+		check.State, check.Hint = Warn, "it lacks "+lacks
 	}
 	return check
 }

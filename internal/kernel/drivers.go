@@ -35,14 +35,18 @@ func drivers() []driver {
 	}
 }
 
-// Consequence says what does not work in a guest whose kernel lacks a driver that Kernel.Missing names, or "".
-func Consequence(name string) string {
-	for _, d := range drivers() {
-		if d.name == name {
-			return d.consequence
+// Lacks says which drivers the kernel lacks that banger likes, and what does not work without each, or "".
+func (k *Kernel) Lacks() string {
+	missing := make([]string, len(k.Missing))
+	for i, name := range k.Missing {
+		missing[i] = name
+		for _, d := range drivers() {
+			if d.name == name {
+				missing[i] = name + " (" + d.consequence + ")"
+			}
 		}
 	}
-	return ""
+	return strings.Join(missing, ", ")
 }
 
 // selection is how a kernel has the drivers that banger looks for.

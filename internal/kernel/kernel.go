@@ -44,7 +44,7 @@ type Kernel struct {
 	Plain         bool      `json:"plain"`   // there is an uncompressed vmlinux beside it
 	Modules       int       `json:"modules"` // how many there are; 0 is a kernel with all drivers built in
 	BuiltIn       []string  `json:"builtIn"` // drivers that banger needs or likes, and that are no module
-	Missing       []string  `json:"missing"` // drivers that banger likes and this kernel lacks; see Consequence
+	Missing       []string  `json:"missing"` // drivers that banger likes and this kernel lacks; see Lacks
 	Created       time.Time `json:"created"`
 
 	dir string

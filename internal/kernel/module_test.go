@@ -103,13 +103,14 @@ func TestSelectDrivers(t *testing.T) {
 	if want := []string{"virtio_pci", "virtio_net", "veth", "bridge", "nf_tables"}; !slices.Equal(got.missing, want) {
 		t.Errorf("missing are %q, want %q", got.missing, want)
 	}
-	for _, name := range got.missing {
-		if Consequence(name) == "" {
-			t.Errorf("what the lack of %s means is not said", name)
+	lacks := (&Kernel{Missing: append(got.missing, "of a later version")}).Lacks()
+	for _, part := range []string{"virtio_net (there is no network), ", "nf_tables (", ", of a later version"} {
+		if !strings.Contains(lacks, part) {
+			t.Errorf("got %q, want %q in it", lacks, part)
 		}
 	}
-	if got := Consequence("nosuch"); got != "" {
-		t.Errorf("the lack of an unknown driver means %q, want nothing", got)
+	if strings.Contains(lacks, "()") {
+		t.Errorf("what the lack of a driver means is not said: %q", lacks)
 	}
 }
 

@@ -25,6 +25,10 @@ const (
 	xzFormat // which banger does not read
 )
 
+// maxWindow is the largest window of a zstd frame that is decoded, in bytes, and so the memory that an archive can ask for: as
+// much as zstd(1) gives unless it is told to give more. A layer in an archive has a limit of its own (package layer).
+const maxWindow = 128 << 20
+
 // magicSize is how many bytes tell compressions apart.
 const magicSize = 6
 
@@ -56,7 +60,7 @@ func decompress(r *bufio.Reader) (io.Reader, func(), error) {
 		unzipped, err := gzip.NewReader(r)
 		return unzipped, func() {}, err
 	case zstdFormat:
-		decoder, err := zstd.NewReader(r, zstd.WithDecoderMaxWindow(zstd.MaxWindowSize), zstd.WithDecoderConcurrency(1))
+		decoder, err := zstd.NewReader(r, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderConcurrency(1))
 		if err != nil {
 			return nil, nil, err
 		}

@@ -101,6 +101,13 @@ func TestFormatsOfSkopeo(t *testing.T) {
 	}
 	_, err := Resolve(t.Context(), "docker-archive:"+packed(t, docker, "xz"), options(t, "linux/amd64"))
 	checkFault(t, err, fault.Unsupported, "compressed with xz", "xz -dc FILE | banger image pull")
+	long := docker + ".long"
+	// zstd takes a smaller window for a file, of which it knows the size.
+	if err := exec.Command("sh", "-c", `cat "$0" | zstd -q --long=28 -o "$1"`, docker, long).Run(); err != nil {
+		t.Fatalf("compressing with a long window: %v", err)
+	}
+	_, err = Resolve(t.Context(), "docker-archive:"+long, options(t, "linux/amd64"))
+	checkFault(t, err, fault.Unsupported, "windows of zstd may have at most 128 MiB", "zstd -dc --long=31")
 }
 
 // TestSeveralPlatforms: an index in every form that can have one.

@@ -12,6 +12,8 @@ import (
 	"os"
 	"syscall"
 
+	"github.com/klauspost/compress/zstd"
+
 	"github.com/banger-vm/banger/internal/fault"
 )
 
@@ -187,6 +189,9 @@ func (in input) unpackError(ctx context.Context, source *notedReader, n int64, e
 		return err
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return fault.New(fault.NoSpace, err, "free some space in "+in.temp+", or unpack the "+in.what+" elsewhere")
+	case errors.Is(err, zstd.ErrWindowSizeExceeded):
+		err = fmt.Errorf("%w: windows of zstd may have at most %d MiB", err, maxWindow>>20)
+		return fault.New(fault.Unsupported, err, "unpack it on the way: zstd -dc --long=31 FILE | banger image pull docker-archive:- (or oci-archive:-, tar:-)")
 	}
 	return fault.New(fault.Corrupt, err, "the "+in.what+" is incomplete or damaged")
 }

@@ -138,3 +138,51 @@ location = %q
 	}
 	u.says(refusal{usage, []string{conf}}, "image", "pull", "tool:v1")
 }
+
+// TestSettles: a pull's disk reaches the host's behind it, again where that was cut off, and an image that a crash of the
+// machine cost is made again.
+func TestSettles(t *testing.T) {
+	u := newUser(t)
+	name := u.pushed(1).Address + "/team/tool:v1"
+	path := func(file string) string {
+		found, _ := filepath.Glob(filepath.Join(u.home, "images/*/rootfs.ext4"))
+		if len(found) != 1 {
+			t.Fatalf("the disks are %s, want one", found)
+		}
+		return filepath.Join(filepath.Dir(found[0]), file)
+	}
+	pull := func() os.FileInfo {
+		u.must("image", "pull", "--no-guest", name)
+		marks := filepath.Join(u.home, "images/*/unsettled")
+		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+			left, _ := filepath.Glob(marks)
+			if len(left) == 0 {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("nothing settles the image: %s is still there", left)
+			}
+		}
+		disk, err := os.Stat(path("rootfs.ext4"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return disk
+	}
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := pull()
+	for _, c := range []struct {
+		boot  string // which had not settled the image
+		again bool
+	}{{strings.TrimSpace(string(boot)), false}, {"another", true}} {
+		if err := os.WriteFile(path("unsettled"), []byte(c.boot), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if disk := pull(); os.SameFile(first, disk) == c.again {
+			t.Errorf("after the boot %q did not settle the image: made again: %v, want %v", c.boot, !c.again, c.again)
+		}
+	}
+}
