@@ -41,6 +41,7 @@ type merge struct {
 	layer *layer.Layer
 
 	replaced map[string]bool         // see replaces; nil until it is needed
+	cleared  map[string]bool         // the paths below which nothing of the lower layers stays
 	deferred map[*Node]*deferredLink // hard links to what comes later, by the placeholder that stands for each
 	order    []*Node                 // the placeholders in the order of their entries
 }

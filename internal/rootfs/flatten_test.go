@@ -177,6 +177,41 @@ func TestFlattenWhiteouts(t *testing.T) {
 			 /usr/lib/x f 0644 0:0 1 1`,
 		},
 		{
+			"below a symlink does not follow the link when the layer empties its directory",
+			[][]member{
+				{dir("target"), file("target/x", "1"), dir("p"), symlink("p/a", "/target")},
+				{gone("p/.wh..wh..opq"), gone("p/a/.wh.x"), file("p/a/y", "2")},
+			},
+			`/p d 0755 0:0
+			 /p/a d 0755 0:0
+			 /p/a/y f 0644 0:0 1 2
+			 /target d 0755 0:0
+			 /target/x f 0644 0:0 1 1`,
+		},
+		{
+			"below a symlink does not follow the link when the layer removes its directory",
+			[][]member{
+				{dir("target"), file("target/x", "1"), dir("p"), symlink("p/a", "/target")},
+				{gone(".wh.p"), gone("p/a/.wh.x"), file("p/a/y", "2")},
+			},
+			`/p d 0755 0:0
+			 /p/a d 0755 0:0
+			 /p/a/y f 0644 0:0 1 2
+			 /target d 0755 0:0
+			 /target/x f 0644 0:0 1 1`,
+		},
+		{
+			"below a symlink below one that the layer only states again follows both links",
+			[][]member{
+				{file("t/x", "1"), dir("usr"), symlink("usr/a", "/t"), symlink("lib", "usr")},
+				{symlink("lib", "usr"), gone("lib/a/.wh.x")},
+			},
+			`/lib l 0777 0:0 1 -> usr
+			 /t d 0755 0:0
+			 /usr d 0755 0:0
+			 /usr/a l 0777 0:0 1 -> /t`,
+		},
+		{
 			"below a symlink that the layer only states again follows the link",
 			[][]member{
 				{file("usr/lib/x", "1"), symlink("lib", "usr/lib")},

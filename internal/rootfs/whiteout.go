@@ -121,9 +121,14 @@ func (m *merge) lowerDir(names []string) (*Node, error) {
 // replaces reports whether the layer itself removes what is at names, or has something else than a symlink there.
 func (m *merge) replaces(names []string) bool {
 	if m.replaced == nil {
-		m.replaced = make(map[string]bool)
+		m.replaced, m.cleared = make(map[string]bool), make(map[string]bool)
 		for e := range m.layer.Entries.All() {
 			m.noteReplaced(e)
+		}
+	}
+	for i := range names {
+		if m.cleared[strings.Join(names[:i], "/")] {
+			return true
 		}
 	}
 	return m.replaced[strings.Join(names, "/")]
@@ -131,11 +136,16 @@ func (m *merge) replaces(names []string) bool {
 
 func (m *merge) noteReplaced(e *layer.Entry) {
 	names := split(e.Name)
-	switch kind, name := marker(names); {
-	case kind == whiteout:
+	switch kind, name := marker(names); kind {
+	case opaque:
+		m.cleared[strings.Join(names[:len(names)-1], "/")] = true
+	case whiteout:
 		names[len(names)-1] = name
-	case kind != noMarker || e.Type == layer.Symlink:
-		return
+		path := strings.Join(names, "/")
+		m.replaced[path], m.cleared[path] = true, true
+	case noMarker:
+		path := strings.Join(names, "/")
+		m.replaced[path] = m.replaced[path] || e.Type != layer.Symlink
+		m.cleared[path] = m.cleared[path] || e.Type != layer.Symlink && e.Type != layer.Directory
 	}
-	m.replaced[strings.Join(names, "/")] = true
 }
