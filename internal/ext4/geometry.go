@@ -204,19 +204,41 @@ func (g *geometry) overhead() int64 {
 }
 
 // SizeFor returns the size in bytes, in whole MiB, of the smallest file system that holds a tree of this usage and
-// leaves spareBytes and spareInodes free. It is an upper bound, as the usage is.
+// leaves spareBytes and spareInodes free, as every larger one does: where the journal grows with the disk, a slightly larger
+// one has less room. It is an upper bound, as the usage is.
 func SizeFor(usage rootfs.Usage, spareBytes, spareInodes int64) int64 {
-	const step = 1 << 20
-	need := usage.Blocks + lostFoundBlocks + (spareBytes+BlockSize-1)/BlockSize
-	inodes := usage.Inodes + firstInode
-	// Fewer groups than these do not have room for the inodes.
-	fullGroups := (inodes + spareInodes - 1) / blocksPerGroup
-	for size := max(MinSize, fullGroups*blocksPerGroup*BlockSize); ; {
-		g, err := newGeometry(size/BlockSize, uint32(inodes), spareInodes)
-		missing := int64(1)
-		if err == nil {
-			missing = need - (int64(g.blocks) - g.overhead())
+	n := needs{
+		blocks: usage.Blocks + lostFoundBlocks + (spareBytes+BlockSize-1)/BlockSize,
+		inodes: usage.Inodes + firstInode, spareInodes: spareInodes,
+	}
+	size := n.smallest(MinSize)
+	for _, step := range journalSteps() {
+		if at := int64(step.from) * BlockSize; size < at && n.missing(at) > 0 {
+			size = n.smallest(at)
 		}
+	}
+	return size
+}
+
+// needs are what a file system has to have.
+type needs struct{ blocks, inodes, spareInodes int64 }
+
+// missing returns how many blocks more a file system of size bytes would need, if that is above 0.
+func (n needs) missing(size int64) int64 {
+	g, err := newGeometry(size/BlockSize, uint32(n.inodes), n.spareInodes)
+	if err != nil {
+		return 1
+	}
+	return n.blocks - (int64(g.blocks) - g.overhead())
+}
+
+// smallest returns the smallest size, of those from one on, that has what is needed.
+func (n needs) smallest(from int64) int64 {
+	const step = 1 << 20
+	// Fewer groups than these do not have room for the inodes.
+	fullGroups := (n.inodes + n.spareInodes - 1) / blocksPerGroup
+	for size := max(from, fullGroups*blocksPerGroup*BlockSize); ; {
+		missing := n.missing(size)
 		if missing <= 0 || size/BlockSize >= maxBlocks {
 			return size
 		}

@@ -70,3 +70,21 @@ func TestHasSuper(t *testing.T) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 }
+
+// TestLargerIsEnough: what holds a tree holds it with any more space, too, although the journal and the groups take some.
+func TestLargerIsEnough(t *testing.T) {
+	const spare = 16 << 20
+	for blocks := int64(1000); blocks < 1<<20; blocks += 64 {
+		least := SizeFor(rootfs.Usage{Inodes: 1000, Blocks: blocks}, spare, 1024)
+		for _, more := range []int64{0, 1, 2, 4, 8, 15, 31, 33, 64} {
+			size := least + more<<20
+			g, err := newGeometry(size/BlockSize, 1000+firstInode, 1024+more<<20/16384)
+			if err != nil {
+				t.Fatalf("%d blocks on a disk of %d MiB: %v", blocks, size>>20, err)
+			}
+			if room := int64(g.blocks) - g.overhead(); room < blocks+lostFoundBlocks {
+				t.Errorf("%d blocks need a disk of %d MiB, and one of %d MiB has room for %d", blocks, least>>20, size>>20, room)
+			}
+		}
+	}
+}

@@ -11,15 +11,20 @@ const (
 // e2fsprogs), and no more for larger ones. The journal is written all over in time, so a larger one makes each VM's own
 // disk larger.
 func journalBlocks(blocks uint32) uint32 {
-	switch {
-	case blocks < 32768: // 128 MiB
-		return 1024
-	case blocks < 256*1024: // 1 GiB
-		return 4096
-	case blocks < 512*1024:
-		return 8192
+	var size uint32
+	for _, step := range journalSteps() {
+		if blocks >= step.from {
+			size = step.size
+		}
 	}
-	return 16384
+	return size
+}
+
+// journalStep is the size of the journal of disks of a size on, both in blocks.
+type journalStep struct{ from, size uint32 }
+
+func journalSteps() []journalStep {
+	return []journalStep{{0, 1024}, {128 << 20 / BlockSize, 4096}, {1 << 30 / BlockSize, 8192}, {2 << 30 / BlockSize, 16384}}
 }
 
 // fixedInodes are the reserved inodes that are in use.
