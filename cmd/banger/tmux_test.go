@@ -183,10 +183,11 @@ func TestBarsOnTerminal(t *testing.T) {
 	for _, size := range [][2]int{{40, 14}, {72, 8}, {30, 20}, {100, 30}} {
 		s.tmux(nil, "resize-window", "-x", fmt.Sprint(size[0]), "-y", fmt.Sprint(size[1]))
 		time.Sleep(600 * time.Millisecond) // some refreshes
-		if lines := s.own(s.lines()); !strings.HasPrefix(lines[0], "Pull ") || len(lines) != 6 {
-			t.Errorf("on %d columns and %d rows there are not just the step, four layers and the rest:\n%s",
-				size[0], size[1], strings.Join(lines, "\n"))
-		}
+		s.shows(fmt.Sprintf("on %d columns and %d rows just the step, four layers and the rest", size[0], size[1]),
+			func(lines []string) bool {
+				lines = s.own(lines)
+				return len(lines) == 6 && strings.HasPrefix(lines[0], "Pull ")
+			})
 	}
 	slow.release()
 	lines = s.own(s.shows("the end", func(lines []string) bool { return count(lines, "exit code") == 1 }))

@@ -606,12 +606,13 @@ func checkFollow(w *world, vm *standIn) {
 	w.must("making a pipe", err)
 	followed := make(chan error, 1)
 	go func() {
-		followed <- w.verbs.Logs(w.Context(), "web", engine.LogOptions{Tail: 0, Follow: true}, write, write)
+		followed <- w.verbs.Logs(w.Context(), "web", engine.LogOptions{Tail: 1, Follow: true}, write, write)
 		_ = write.Close()
 	}()
-	time.Sleep(150 * time.Millisecond) // what there is by now is not shown
-	for _, piece := range []string{"four\n", "five\n"} {
-		w.must("logging", vm.log.Write(output.Stdout, []byte(piece)))
+	for n, piece := range []string{"oops\n", "four\n", "five\n"} {
+		if n > 0 { // the first is there
+			w.must("logging", vm.log.Write(output.Stdout, []byte(piece)))
+		}
 		got := make([]byte, len(piece))
 		_ = read.SetReadDeadline(time.Now().Add(5 * time.Second))
 		if n, err := read.Read(got); err != nil || string(got[:n]) != piece {

@@ -259,12 +259,12 @@ func TestRunOnFile(t *testing.T) {
 	steps := Steps{Now: time.Now, Report: r.report}
 	err := steps.RunOnFile("Write", path, 1<<20, func() (string, error) {
 		for _, size := range []int{256 << 10, 4 << 20} {
-			time.Sleep(refresh * 3 / 2)
+			time.Sleep(refresh * 5 / 2)
 			if err := os.WriteFile(path, make([]byte, size), 0o600); err != nil {
 				return "", err
 			}
 		}
-		time.Sleep(refresh * 3 / 2)
+		time.Sleep(refresh * 5 / 2)
 		return "written", nil
 	})
 	if err != nil {

@@ -123,12 +123,17 @@ func taken(path string, kind int) bool {
 	if err != nil {
 		return false
 	}
-	defer func() { _ = file.Close() }()
+	defer release(file)
 	err = syscall.Flock(int(file.Fd()), kind|syscall.LOCK_NB)
 	return errors.Is(err, syscall.EWOULDBLOCK)
 }
 
 // Release gives the lock up. A second call does nothing.
-func (l *Lock) Release() {
-	_ = l.file.Close()
+func (l *Lock) Release() { release(l.file) }
+
+// release unlocks and closes a file. Closing alone would leave the lock to a child that has not executed its program yet,
+// for that moment.
+func release(file *os.File) {
+	_ = syscall.Flock(int(file.Fd()), syscall.LOCK_UN)
+	_ = file.Close()
 }

@@ -278,7 +278,7 @@ func TestBadLives(t *testing.T) {
 	// The agent does not answer any more.
 	u.must("vm", "start", "box")
 	u.must("vm", "exec", "-d", "box", "sh", "-c", "sleep 0.5; kill -STOP $PPID")
-	time.Sleep(time.Second)
+	time.Sleep(4 * time.Second)
 	begin := time.Now()
 	u.must("vm", "stop", "-t", "3", "box")
 	if vm := u.inspect("box"); vm.State != "stopped" || vm.Last.Reason != "killed" || vm.Last.Error == "" || time.Since(begin) > 20*time.Second {

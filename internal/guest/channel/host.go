@@ -100,8 +100,8 @@ func isTimeout(err error) bool {
 // read passes on what the agent sends after its ACK and drops everything before: that was for an earlier session.
 func (s *Session) read() {
 	s.cause = s.demultiplex()
+	close(s.ended) // before the multiplexer learns of it, which closes Done
 	_ = s.input.CloseWithError(s.cause)
-	close(s.ended)
 }
 
 func (s *Session) demultiplex() error {

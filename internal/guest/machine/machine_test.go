@@ -69,7 +69,7 @@ func TestSetClock(t *testing.T) {
 		{name: "a little behind", offset: -100 * time.Millisecond},
 		{name: "a little ahead", offset: 100 * time.Millisecond},
 		{name: "behind", offset: -time.Second, stepped: true},
-		{name: "ahead", offset: 300 * time.Millisecond, stepped: true},
+		{name: "ahead", offset: 600 * time.Millisecond, stepped: true},
 		{name: "slept for a day", offset: -24 * time.Hour, stepped: true},
 		{name: "from 1970", offset: -50 * 365 * 24 * time.Hour, stepped: true},
 		{name: "slow channel, right", offset: 0, delay: 600 * time.Millisecond},

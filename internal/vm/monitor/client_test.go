@@ -156,8 +156,13 @@ func TestManyStreams(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	time.AfterFunc(50*time.Millisecond, cancel)
-	_, _ = exec.Run(ctx, stream, exec.Command{Argv: []string{"sh", "-c", "trap 'touch $VM/hangup; exit' HUP; " + forever}}, nil, io.Discard, io.Discard, nil, nil)
+	go func() {
+		defer cancel()
+		for ctx := patiently(t); !directory(b.Dir).has("trapped") && ctx.Err() == nil; {
+			time.Sleep(time.Millisecond)
+		}
+	}()
+	_, _ = exec.Run(ctx, stream, exec.Command{Argv: []string{"sh", "-c", "trap 'touch $VM/hangup; exit' HUP; touch $VM/trapped; " + forever}}, nil, io.Discard, io.Discard, nil, nil)
 	b.waitFor("hangup")
 	if _, err := b.client().Stop(patiently(t), 10*time.Second); err != nil {
 		t.Error(err)

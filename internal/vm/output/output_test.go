@@ -157,14 +157,16 @@ func TestFollow(t *testing.T) {
 	path, w := newFile(t, 2<<10)
 	const total = 600
 	var ended atomic.Bool
+	var seen atomic.Int64
 	var writing sync.WaitGroup
 	defer writing.Wait()
 	writing.Go(func() {
 		defer ended.Store(true)
-		for i := range total {
+		for i := range int64(total) {
 			_ = w.Write(Stdout, []byte(fmt.Sprintf("%d\n", i)))
-			if i%25 == 24 { // a file is full after 30 records: none is replaced twice between two looks
-				time.Sleep(2 * pollInterval)
+			// A file is full after 30 records: after 25, the reader catches up, so that none is replaced twice between two looks.
+			for i%25 == 24 && seen.Load() <= i {
+				time.Sleep(time.Millisecond)
 			}
 		}
 	})
@@ -174,8 +176,10 @@ func TestFollow(t *testing.T) {
 			return fmt.Errorf("got record %q, want %q", r.Text, want)
 		}
 		next++
+		seen.Store(int64(next))
 		return nil
 	})
+	seen.Store(total) // nobody is waited for any more
 	if err != nil || next != total {
 		t.Errorf("%d records of %d came: %v", next, total, err)
 	}

@@ -26,6 +26,8 @@ type pretender struct {
 	listener net.Listener
 	handler  func(net.Conn)
 	mute     atomic.Bool // what it writes is lost
+	// limit is how long it may take to answer a probe, which come often; with 0 none do.
+	limit time.Duration
 
 	mu     sync.Mutex
 	client net.Conn
@@ -36,7 +38,9 @@ type pretender struct {
 func pretend(t *testing.T) *pretender {
 	t.Helper()
 	guest := guestexec.Guest{Info: guestexec.Info{Agent: "pretender"}}
-	return pretendWith(t, func(_ *pretender, stream net.Conn) { guest.Handlers().Serve(stream) })
+	p := pretendWith(t, func(_ *pretender, stream net.Conn) { guest.Handlers().Serve(stream) })
+	p.limit = 10 * time.Second
+	return p
 }
 
 // pretendWith starts an agent that serves streams with handler.
@@ -103,7 +107,9 @@ func (p *pretender) keep(t *testing.T, paused bool) (k *keeper, stop func()) {
 		t.Fatal(err)
 	}
 	k = newKeeper(session, p.dial, func() bool { return paused })
-	k.probeInterval, k.probeLimit = 50*time.Millisecond, 500*time.Millisecond
+	if p.limit > 0 {
+		k.probeInterval, k.probeLimit = 50*time.Millisecond, p.limit
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	go func() {
@@ -158,6 +164,7 @@ func TestKeeperRedials(t *testing.T) {
 func TestKeeperProbes(t *testing.T) {
 	for _, paused := range []bool{false, true} {
 		p := pretend(t)
+		p.limit = 500 * time.Millisecond
 		k, _ := p.keep(t, paused)
 		_, changed, _ := k.get()
 		p.mute.Store(true)
@@ -256,17 +263,18 @@ func TestPowerOffGivesUp(t *testing.T) {
 	reason := errors.New("no more patience")
 	for _, c := range []struct {
 		name   string
+		limit  time.Duration
 		handle func(*pretender, net.Conn)
 		want   string
 	}{
-		{"refusal", func(_ *pretender, stream net.Conn) {
+		{"refusal", 10 * time.Second, func(_ *pretender, stream net.Conn) {
 			refuse := func(net.Conn, []byte) *frame.Refusal { return frame.Refuse(frame.Failed, "not now") }
 			frame.Router{"poweroff": refuse}.Serve(stream)
 		}, "not now"},
-		{"an agent that hangs up on everybody", func(p *pretender, _ net.Conn) { p.crash() }, reason.Error()},
+		{"an agent that hangs up on everybody", 300 * time.Millisecond, func(p *pretender, _ net.Conn) { p.crash() }, reason.Error()},
 	} {
 		k, _ := pretendWith(t, c.handle).keep(t, true)
-		ctx, cancel := context.WithTimeoutCause(t.Context(), 300*time.Millisecond, reason)
+		ctx, cancel := context.WithTimeoutCause(t.Context(), c.limit, reason)
 		defer cancel()
 		if err := k.powerOff(ctx); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: got %v, want %q", c.name, err, c.want)

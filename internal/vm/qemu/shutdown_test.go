@@ -45,10 +45,10 @@ func TestShutdown(t *testing.T) {
 		files map[string]string // on the disk afterwards
 		inner bool              // the image in a file is clean too
 	}{
-		{name: "idle", limit: time.Second},
-		{name: "loop and overlay", mess: [][]string{loop, overlay}, limit: 2 * time.Second,
+		{name: "idle", limit: 5 * time.Second},
+		{name: "loop and overlay", mess: [][]string{loop, overlay}, limit: 6 * time.Second,
 			files: map[string]string{"/layers/upperdir/file": "merged"}, inner: true},
-		{name: "swap", mess: [][]string{{"swap-on", "/swap"}}, limit: 2 * time.Second},
+		{name: "swap", mess: [][]string{{"swap-on", "/swap"}}, limit: 6 * time.Second},
 		{name: "full disk", mess: [][]string{overlay, {"fill-disk", "/full"}}, limit: 5 * time.Second,
 			files: map[string]string{"/layers/upperdir/file": "merged"}},
 		{name: "processes that do not end", mess: [][]string{
