@@ -7,8 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-
-	"github.com/banger-vm/banger/internal/fsync"
 )
 
 // unsettled is the file beside a disk that may not be on the host's disk as a whole. It has the id of the boot in which the
@@ -40,20 +38,51 @@ func (s *Images) Unsettled(id string) bool {
 	return err == nil
 }
 
-// Settle brings an image to the host's disk. Until then a crash of the machine may cost the image, which is noticed.
+// Settle brings an image to the host's disk. Until then a crash of the machine may cost the image, which is noticed. One that
+// is not there needs nothing.
 func (s *Images) Settle(id string) error {
-	if !s.Unsettled(id) {
+	if err := s.settle(id, (*os.File).Sync); err != nil {
+		return fmt.Errorf("settling image %s: %w", short(id), err)
+	}
+	return nil
+}
+
+// settle is Settle by means of sync, which is fsync(2). It works within the directory that is the image's when it begins:
+// an image of the same id that is published meanwhile has a mark of its own.
+func (s *Images) settle(id string, sync func(*os.File) error) error {
+	dir, err := os.OpenRoot(s.path(id))
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	for _, path := range []string{s.Disk(id), s.path(id, metaName), s.path(id, configName), s.path(id)} {
-		if err := fsync.Path(path); err != nil {
+	if err != nil {
+		return err
+	}
+	defer func() { _ = dir.Close() }()
+	if _, err := dir.Lstat(unsettled); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, name := range []string{diskName, metaName, configName, "."} {
+		if err := syncIn(dir, name, sync); err != nil {
 			return err
 		}
 	}
-	if err := os.Remove(s.path(id, unsettled)); err != nil {
-		return fmt.Errorf("settling image %s: %w", short(id), err)
+	if err := dir.Remove(unsettled); err != nil && !errors.Is(err, fs.ErrNotExist) { // another may settle it, too
+		return err
 	}
-	return fsync.Path(s.path(id))
+	return syncIn(dir, ".", sync)
+}
+
+// syncIn brings a file of a directory to the disk. One that is not there, or is removed meanwhile, needs nothing.
+func syncIn(dir *os.Root, name string, sync func(*os.File) error) error {
+	file, err := dir.Open(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { _ = file.Close() }()
+	return sync(file)
 }
 
 // lost tells whether an image was published in an earlier boot, and the machine went down before it was settled.

@@ -66,3 +66,27 @@ func TestSettle(t *testing.T) {
 		t.Errorf("settling what is not there: %v", err)
 	}
 }
+
+// TestSettleAnother: settling an image that is removed and published anew meanwhile does not settle the new one.
+func TestSettleAnother(t *testing.T) {
+	home := testHome(t)
+	images := home.Images()
+	image := publish(t, home, "aaaa", "debian", "sha256:d1")
+	begun := false
+	err := images.settle(image.ID, func(file *os.File) error {
+		if !begun {
+			begun = true
+			if err := images.Remove(t.Context(), image.ID, allow); err != nil {
+				t.Fatal(err)
+			}
+			publish(t, home, "aaaa", "debian", "sha256:d1")
+		}
+		return file.Sync()
+	})
+	if err != nil || !begun {
+		t.Errorf("settling an image that is removed meanwhile: %v, begun: %v", err, begun)
+	}
+	if !images.Unsettled(image.ID) {
+		t.Error("the image that was published meanwhile has lost its mark")
+	}
+}
