@@ -95,8 +95,8 @@ func (s *Images) Get(id string) (Image, error) {
 
 // get reads the image of a directory that is there.
 func (s *Images) get(id string) (Image, error) {
-	if s.lost(id) {
-		return Image{}, damaged(id, "the machine went down before its disk was written")
+	if why := s.lost(id); why != "" {
+		return Image{}, damaged(id, why)
 	}
 	var image Image
 	if err := jsonfile.Read(s.path(id, metaName), &image); err != nil {
