@@ -150,13 +150,7 @@ func (s *Images) Publish(ctx context.Context, stage *Stage, image Image) error {
 
 // discard moves an image out of the store in one step and then removes it.
 func (s *Images) discard(ctx context.Context, id string) error {
-	grave, err := s.home.NewStage(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = grave.Close() }()
-	err = os.Rename(s.path(id), grave.Path("image"))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := s.home.discard(ctx, s.path(id)); err != nil {
 		return fmt.Errorf("removing image %s: %w", short(id), err)
 	}
 	return nil
