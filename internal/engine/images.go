@@ -100,6 +100,7 @@ func shortNames(names []store.Name) []string {
 // RemoveImage removes what query means: a name alone when the image has others, else the image with it. An image that
 // cannot be read can be removed like any other.
 func (e *Engine) RemoveImage(ctx context.Context, query string) (removed string, err error) {
+	defer func() { err = noSpace(err) }()
 	match, err := e.find(query)
 	if err != nil {
 		return "", err
