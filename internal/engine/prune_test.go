@@ -251,6 +251,46 @@ func TestNamedMeanwhile(t *testing.T) {
 	}
 }
 
+// TestRemovedNameOfTwo: an image that gets another name while it is to be removed by its only one loses that name alone.
+func TestRemovedNameOfTwo(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		moved bool // the name stands for another image meanwhile
+		left  string
+	}{{"named twice", false, "box |"}, {"named anew", true, "box |"}} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newShelf(t)
+			s.image("box", 0, "a", "old")
+			making, err := s.images.LockImage(t.Context(), s.ids["box"]) // as a pull of it does
+			s.must("locking the image", err)
+			removed := make(chan error)
+			go func() {
+				_, err := s.RemoveImage(t.Context(), "old")
+				removed <- err
+			}()
+			select {
+			case err := <-removed:
+				t.Fatalf("the removal did not wait for the pull: %v", err)
+			case <-time.After(100 * time.Millisecond):
+			}
+			s.must("naming the image", s.images.Tag(t.Context(), store.Name{Name: "new", ID: s.ids["box"]}))
+			if c.moved {
+				s.must("freeing the name", s.images.Untag(t.Context(), "old"))
+				s.image("other", 0, "b", "old")
+			}
+			making.Release()
+			s.must("removing the image", <-removed)
+			if got := s.has(); got != c.left {
+				t.Errorf("left are %s, want %s", got, c.left)
+			}
+			found, err := s.FindImage("new")
+			if err != nil || !slices.Equal(found.Names, []string{"new"}) {
+				t.Errorf("finding the image by its new name: %v with the names %v", err, found.Names)
+			}
+		})
+	}
+}
+
 // TestImageBecomesVM: from when an image is found until a VM is made of it, it cannot be removed; one that has just been is
 // missed.
 func TestImageBecomesVM(t *testing.T) {
