@@ -18,9 +18,10 @@ import (
 	"github.com/banger-vm/banger/internal/fault"
 )
 
+// testHome is a home whose path has characters that mean something to shells.
 func testHome(t *testing.T) *Home {
 	t.Helper()
-	home, err := OpenHome(filepath.Join(t.TempDir(), "home"))
+	home, err := OpenHome(filepath.Join(t.TempDir(), "a [home] *?"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -199,9 +199,14 @@ func (s *Store) Unread(name string) *Instance {
 
 // Sweep removes what was left when a removal was killed.
 func (s *Store) Sweep() error {
-	left, err := filepath.Glob(filepath.Join(s.dir, gonePrefix+"*"))
-	for _, dir := range left {
-		err = errors.Join(err, os.RemoveAll(dir))
+	entries, err := os.ReadDir(s.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, entry := range entries {
+		if strings.HasPrefix(entry.Name(), gonePrefix) {
+			err = errors.Join(err, os.RemoveAll(s.Path(entry.Name())))
+		}
 	}
 	return err
 }

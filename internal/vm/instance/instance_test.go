@@ -41,9 +41,14 @@ func mustPublish(t *testing.T, s *Store, name string) *Instance {
 	return i
 }
 
+// newStore is a store whose path has characters that mean something to shells.
 func newStore(t *testing.T) *Store {
 	t.Helper()
-	return NewStore(filepath.Join(t.TempDir(), "vms"))
+	home := filepath.Join(t.TempDir(), "a [home] *?")
+	if err := os.Mkdir(home, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return NewStore(filepath.Join(home, "vms"))
 }
 
 // TestPublish: what was put in comes back, by the name, by the directory and in the list.
