@@ -17,6 +17,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/banger-vm/banger/internal/fault"
+	"github.com/banger-vm/banger/internal/lock"
 	"github.com/banger-vm/banger/internal/store"
 	"github.com/banger-vm/banger/internal/vm/instance"
 )
@@ -288,6 +289,34 @@ func TestRemovedNameOfTwo(t *testing.T) {
 				t.Errorf("finding the image by its new name: %v with the names %v", err, found.Names)
 			}
 		})
+	}
+}
+
+// TestSharedLayerGoes: who removes the last image of a layer removes the layer as well, although somebody else who removes an
+// image looks whether it is in use in that moment, and is in the way.
+func TestSharedLayerGoes(t *testing.T) {
+	s := newShelf(t)
+	s.layer("a", 0)
+	s.image("box", 0, "a", "box")
+	turn, err := s.home.Lock(t.Context(), releaseLock)
+	s.must("taking the other's turn", err)
+	looking, err := lock.Try(s.home.Path("layers", "used", strings.Repeat("a", 64)))
+	s.must("looking at the layer", err)
+	removed := make(chan error)
+	go func() {
+		_, err := s.RemoveImage(t.Context(), "box")
+		removed <- err
+	}()
+	select {
+	case err := <-removed:
+		t.Fatalf("the removal did not wait for its turn: %v", err)
+	case <-time.After(200 * time.Millisecond):
+	}
+	looking.Release()
+	turn.Release()
+	s.must("removing the image", <-removed)
+	if got, want := s.has(), " |"; got != want {
+		t.Errorf("left are %s, want nothing", got)
 	}
 }
 
