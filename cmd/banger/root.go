@@ -131,9 +131,13 @@ func ownVersion() string {
 	return "unknown"
 }
 
-// home is BANGER_HOME, or banger's directory below XDG_DATA_HOME (XDG Base Directory Specification).
+// home is the absolute path of BANGER_HOME, or of banger's directory below XDG_DATA_HOME (XDG Base Directory Specification).
 func (a *app) home() (string, error) {
 	if dir := a.getenv("BANGER_HOME"); dir != "" {
+		dir, err := filepath.Abs(dir)
+		if err != nil {
+			return "", fmt.Errorf("finding banger's home: %w", err)
+		}
 		return dir, nil
 	}
 	if dir := a.getenv("XDG_DATA_HOME"); filepath.IsAbs(dir) {

@@ -94,9 +94,6 @@ func (a *app) sshIdentity(ctx context.Context) (ssh.Identity, error) {
 	if err != nil {
 		return ssh.Identity{}, err
 	}
-	if home, err = filepath.Abs(home); err != nil {
-		return ssh.Identity{}, fmt.Errorf("finding banger's home: %w", err)
-	}
 	return ssh.LoadIdentity(ctx, filepath.Join(home, "ssh"), "*"+sshDomain)
 }
 
@@ -119,9 +116,7 @@ func (a *app) sshSurroundings() []string {
 	var vars []string
 	home, err := a.home()
 	if err == nil && (a.getenv("BANGER_HOME") != "" || a.getenv("XDG_DATA_HOME") != "") {
-		if home, err = filepath.Abs(home); err == nil {
-			vars = append(vars, "BANGER_HOME="+home)
-		}
+		vars = append(vars, "BANGER_HOME="+home)
 	}
 	if host := a.daemonHost(); host != "" {
 		vars = append(vars, "BANGER_HOST="+host)

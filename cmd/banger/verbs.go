@@ -107,6 +107,11 @@ func (a *app) localEngine() (*engine.Engine, error) {
 	if err != nil {
 		return nil, err
 	}
+	return a.engineOn(home)
+}
+
+// engineOn opens the engine on a home, an absolute path: the processes that it starts work elsewhere.
+func (a *app) engineOn(home string) (*engine.Engine, error) {
 	cache, err := a.layerCache()
 	if err != nil {
 		return nil, err
@@ -118,7 +123,7 @@ func (a *app) localEngine() (*engine.Engine, error) {
 	return engine.New(engine.Config{
 		Home: home, RuntimeDir: a.runtimeDir(), Path: a.getenv("PATH"), Gunzip: a.getenv("BANGER_GUNZIP"),
 		Now: time.Now, Report: a.progress.report,
-		Monitor: []string{program, "vm", "monitor"}, Settle: []string{program, "image", "settle"}, LayerCache: cache,
+		Monitor: []string{program, "vm", "monitor"}, Settle: []string{program, "image", "settle", home}, LayerCache: cache,
 	})
 }
 

@@ -79,7 +79,7 @@ func (e *Engine) create(ctx context.Context, options VMOptions, run bool) (*inst
 	}
 	using, err := e.useImage(ctx, options.Image, image.ID)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, noSpace(err)
 	}
 	defer using.Release()
 	config, err := e.configOf(options, image, linux)
@@ -88,13 +88,13 @@ func (e *Engine) create(ctx context.Context, options VMOptions, run bool) (*inst
 	}
 	stage, err := e.home.NewStage(ctx)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, noSpace(err)
 	}
 	defer func() { _ = stage.Close() }()
 	prepared := stage.Path("vm")
 	starting, err := lockStart(ctx, prepared)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, noSpace(err)
 	}
 	if run {
 		err = (&instance.Instance{Dir: prepared}).SetState(instance.State{Started: e.config.Now()})

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/docker/go-units"
@@ -100,6 +101,19 @@ func shortNames(names []store.Name) []string {
 // RemoveImage removes what query means: a name alone when the image has others, else the image with it. An image that
 // cannot be read can be removed like any other.
 func (e *Engine) RemoveImage(ctx context.Context, query string) (removed string, err error) {
+	for {
+		removed, err = e.removeImage(ctx, query)
+		if !errors.Is(err, errNamedMeanwhile) {
+			return removed, noSpace(err)
+		}
+	}
+}
+
+// errNamedMeanwhile is why an image stays that was to be removed by its only name and has another since: what the query means
+// has to be found again.
+var errNamedMeanwhile = errors.New("it has got another name")
+
+func (e *Engine) removeImage(ctx context.Context, query string) (removed string, err error) {
 	match, err := e.find(query)
 	if err != nil {
 		return "", err
@@ -112,7 +126,14 @@ func (e *Engine) RemoveImage(ctx context.Context, query string) (removed string,
 		return match.Name, e.images.Untag(ctx, match.Name)
 	}
 	layers := e.layersOf(match.ID)
-	if err := e.images.Remove(ctx, match.ID, func([]string) error { return e.checkUnused(query, match.ID) }); err != nil {
+	err = e.images.Remove(ctx, match.ID, func(names []string) error {
+		another := func(name string) bool { return name != match.Name }
+		if match.Name != "" && slices.ContainsFunc(names, another) {
+			return errNamedMeanwhile
+		}
+		return e.checkUnused(query, match.ID)
+	})
+	if err != nil {
 		return "", err
 	}
 	return orDefault(match.Name, match.ID), e.releaseLayers(ctx, layers)

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"slices"
 
 	"github.com/banger-vm/banger/internal/layer"
 )
@@ -44,7 +45,7 @@ func (e *Engine) usedLayers() (func(diffID string) bool, error) {
 	return func(diffID string) bool { return used[diffID] }, nil
 }
 
-// unusedLayers returns the whole layers that no image is made of and that nobody works with.
+// unusedLayers returns the whole layers that no image is made of.
 func (e *Engine) unusedLayers(ctx context.Context) ([]layer.Stored, error) {
 	used, err := e.usedLayers()
 	if err != nil {
@@ -53,12 +54,15 @@ func (e *Engine) unusedLayers(ctx context.Context) ([]layer.Stored, error) {
 	stored, err := e.layers.List(ctx)
 	var unused []layer.Stored
 	for _, l := range stored {
-		if !l.Partial && !l.Busy && !used(l.DiffID) {
+		if !l.Partial && !used(l.DiffID) {
 			unused = append(unused, l)
 		}
 	}
 	return unused, err
 }
+
+// releaseLock is held by whoever removes the layers of an image that is gone.
+const releaseLock = "release"
 
 // releaseLayers removes those of the layers that no image is made of any more or, where they are kept, those beyond the
 // limit.
@@ -66,13 +70,19 @@ func (e *Engine) releaseLayers(ctx context.Context, released map[string]bool) er
 	if e.config.LayerCache.KeepRemoved {
 		return e.trimLayers(ctx)
 	}
+	// One at a time: whoever looks at a layer is in another's way for a moment, and the last has to remove it.
+	held, err := e.home.Lock(ctx, releaseLock)
+	if err != nil {
+		return err
+	}
+	defer held.Release()
 	unused, err := e.unusedLayers(ctx)
 	if err != nil {
 		return nil // an image that cannot be read may need any of them
 	}
 	var gone []layer.Stored
 	for _, l := range unused {
-		if released[l.DiffID] {
+		if released[l.DiffID] { // also one that seems busy: Remove looks again
 			gone = append(gone, l)
 		}
 	}
@@ -86,6 +96,7 @@ func (e *Engine) trimLayers(ctx context.Context) error {
 	if err != nil {
 		return nil
 	}
+	unused = slices.DeleteFunc(unused, func(l layer.Stored) bool { return l.Busy })
 	_, err = e.layers.Remove(ctx, layer.Excess(unused, e.config.LayerCache.Limit), e.usedLayers)
 	return err
 }

@@ -5,12 +5,16 @@ import (
 	"os"
 	"path/filepath"
 	"sort"
+	"strings"
 
 	"github.com/banger-vm/banger/internal/vm"
 )
 
-// keptLogs is how many consoles of failed boots stay below logs/.
-const keptLogs = 10
+const (
+	// keptLogs is how many consoles of failed boots stay below logs/.
+	keptLogs = 10
+	keptLog  = ".console.log" // ends their names
+)
 
 // keepLog moves the console log of a boot that failed out of the VM's directory, which is about to go, and says so in
 // the error. An error of another kind passes unchanged.
@@ -23,7 +27,7 @@ func (e *Engine) keepLog(err error) error {
 		boot.Log = "" // nothing to keep
 		return err
 	}
-	kept := e.home.Path("logs", boot.Name+".console.log")
+	kept := e.home.Path("logs", boot.Name+keptLog)
 	if os.MkdirAll(filepath.Dir(kept), 0o700) != nil || os.Rename(boot.Log, kept) != nil {
 		boot.Log = ""
 		return err
@@ -35,7 +39,13 @@ func (e *Engine) keepLog(err error) error {
 
 // removeOldest keeps the newest of the logs.
 func removeOldest(dir string) {
-	logs, _ := filepath.Glob(filepath.Join(dir, "*.console.log"))
+	entries, _ := os.ReadDir(dir)
+	var logs []string
+	for _, entry := range entries {
+		if strings.HasSuffix(entry.Name(), keptLog) {
+			logs = append(logs, filepath.Join(dir, entry.Name()))
+		}
+	}
 	sort.Slice(logs, func(i, j int) bool { return modified(logs[i]) > modified(logs[j]) })
 	for _, log := range logs[min(len(logs), keptLogs):] {
 		_ = os.Remove(log)

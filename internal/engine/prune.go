@@ -53,7 +53,7 @@ func (e *Engine) PruneImages(ctx context.Context, options PruneOptions) (PrunedI
 	}
 	// The work first: whoever begins a piece of work, as a removal does, clears away what dead processes left.
 	err := errors.Join(p.work(ctx), p.images(ctx), p.layers(ctx), p.documents(ctx))
-	return p.result, err
+	return p.result, noSpace(err)
 }
 
 // prune is one run of PruneImages.

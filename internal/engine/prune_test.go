@@ -17,6 +17,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/banger-vm/banger/internal/fault"
+	"github.com/banger-vm/banger/internal/lock"
 	"github.com/banger-vm/banger/internal/store"
 	"github.com/banger-vm/banger/internal/vm/instance"
 )
@@ -248,6 +249,74 @@ func TestNamedMeanwhile(t *testing.T) {
 	newVM(t, s.Engine, instance.Config{Name: "late", ImageID: image.ID})
 	if err := p.image(t.Context(), image); !errors.Is(err, errInUseMeanwhile) || len(p.result.Images) > 0 {
 		t.Errorf("an image of which a VM was made meanwhile: %v, removed %v", err, p.result.Images)
+	}
+}
+
+// TestRemovedNameOfTwo: an image that gets another name while it is to be removed by its only one loses that name alone.
+func TestRemovedNameOfTwo(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		moved bool // the name stands for another image meanwhile
+		left  string
+	}{{"named twice", false, "box |"}, {"named anew", true, "box |"}} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newShelf(t)
+			s.image("box", 0, "a", "old")
+			making, err := s.images.LockImage(t.Context(), s.ids["box"]) // as a pull of it does
+			s.must("locking the image", err)
+			removed := make(chan error)
+			go func() {
+				_, err := s.RemoveImage(t.Context(), "old")
+				removed <- err
+			}()
+			select {
+			case err := <-removed:
+				t.Fatalf("the removal did not wait for the pull: %v", err)
+			case <-time.After(100 * time.Millisecond):
+			}
+			s.must("naming the image", s.images.Tag(t.Context(), store.Name{Name: "new", ID: s.ids["box"]}))
+			if c.moved {
+				s.must("freeing the name", s.images.Untag(t.Context(), "old"))
+				s.image("other", 0, "b", "old")
+			}
+			making.Release()
+			s.must("removing the image", <-removed)
+			if got := s.has(); got != c.left {
+				t.Errorf("left are %s, want %s", got, c.left)
+			}
+			found, err := s.FindImage("new")
+			if err != nil || !slices.Equal(found.Names, []string{"new"}) {
+				t.Errorf("finding the image by its new name: %v with the names %v", err, found.Names)
+			}
+		})
+	}
+}
+
+// TestSharedLayerGoes: who removes the last image of a layer removes the layer as well, although somebody else who removes an
+// image looks whether it is in use in that moment, and is in the way.
+func TestSharedLayerGoes(t *testing.T) {
+	s := newShelf(t)
+	s.layer("a", 0)
+	s.image("box", 0, "a", "box")
+	turn, err := s.home.Lock(t.Context(), releaseLock)
+	s.must("taking the other's turn", err)
+	looking, err := lock.Try(s.home.Path("layers", "used", strings.Repeat("a", 64)))
+	s.must("looking at the layer", err)
+	removed := make(chan error)
+	go func() {
+		_, err := s.RemoveImage(t.Context(), "box")
+		removed <- err
+	}()
+	select {
+	case err := <-removed:
+		t.Fatalf("the removal did not wait for its turn: %v", err)
+	case <-time.After(200 * time.Millisecond):
+	}
+	looking.Release()
+	turn.Release()
+	s.must("removing the image", <-removed)
+	if got, want := s.has(), " |"; got != want {
+		t.Errorf("left are %s, want nothing", got)
 	}
 }
 

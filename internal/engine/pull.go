@@ -51,14 +51,14 @@ func (e *Engine) PullImage(ctx context.Context, reference string, options PullOp
 	// Where archives are unpacked: they may be large, so not in the system's directory for temporary files.
 	temp, err := e.home.NewStage(ctx)
 	if err != nil {
-		return Pulled{}, err
+		return Pulled{}, noSpace(err)
 	}
-	defer func() { err = errors.Join(err, temp.Close()) }()
+	defer func() { err = noSpace(errors.Join(err, temp.Close())) }()
 	found := e.steps().Announce("Resolve", reference)
 	plan, err := e.planPull(ctx, reference, temp.Dir, options)
 	found()
 	if err != nil {
-		return Pulled{}, noSpace(err)
+		return Pulled{}, err
 	}
 	defer func() { _ = plan.image.Close() }()
 	if err := e.images.CheckName(plan.name()); err != nil {
@@ -222,7 +222,7 @@ func (e *Engine) ensureImage(ctx context.Context, plan *pullPlan) (Pulled, error
 		pulled.Image, err = e.buildImage(ctx, plan)
 	}
 	if err != nil {
-		return Pulled{}, noSpace(err)
+		return Pulled{}, err
 	}
 	if err := e.images.Tag(ctx, plan.name()); err != nil {
 		return Pulled{}, err

@@ -354,7 +354,7 @@ func (e *Engine) discard(ctx context.Context, i *instance.Instance) error {
 	case errors.Is(err, errInUse):
 		err = fault.New(fault.NotRunning, fmt.Errorf("removing the VM %q: %w", i.Name, errInUse), "stop it first, or pass --force")
 	}
-	return err
+	return noSpace(err)
 }
 
 func (e *Engine) discardLocked(ctx context.Context, i *instance.Instance) error {

@@ -81,9 +81,11 @@ func (s *Store) lock(ctx context.Context) (*lock.Lock, error) {
 	if err != nil {
 		return nil, err
 	}
-	left, err := filepath.Glob(filepath.Join(s.dir, tempPrefix+"*"))
-	for _, dir := range left {
-		err = errors.Join(err, os.RemoveAll(dir))
+	entries, err := os.ReadDir(s.dir)
+	for _, entry := range entries {
+		if strings.HasPrefix(entry.Name(), tempPrefix) {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(s.dir, entry.Name())))
+		}
 	}
 	if err != nil {
 		held.Release()

@@ -81,10 +81,21 @@ func (b *beginning) close(keep bool) {
 
 // removeBeginnings removes what was kept of the layer's blobs. The caller holds the layer's lock.
 func (s *Store) removeBeginnings(id digest.Digest) {
-	files, _ := filepath.Glob(s.path(id) + ".*" + unfinished)
-	for _, file := range files {
+	for _, file := range filesOf(filepath.Dir(s.path(id)), id.Encoded()+".", unfinished) {
 		_ = os.Remove(file)
 	}
+}
+
+// filesOf returns the paths of what is in a directory whose names begin and end so, and none if it cannot be read. The
+// directory's own path may have any character, unlike that of filepath.Glob.
+func filesOf(dir, prefix, suffix string) (paths []string) {
+	entries, _ := os.ReadDir(dir)
+	for _, entry := range entries {
+		if strings.HasPrefix(entry.Name(), prefix) && strings.HasSuffix(entry.Name(), suffix) {
+			paths = append(paths, filepath.Join(dir, entry.Name()))
+		}
+	}
+	return paths
 }
 
 // from opens a blob behind its beginning.
@@ -105,9 +116,8 @@ func (b Blob) from(ctx context.Context, begun *beginning) (io.ReadCloser, error)
 // removeAbandoned removes what processes left that were killed, and the downloads that nobody has continued for long. A
 // failure costs only the space, and the next fetch tries again.
 func (s *Store) removeAbandoned(dir string) {
-	files, _ := filepath.Glob(filepath.Join(dir, "*"+partial))
-	downloads, _ := filepath.Glob(filepath.Join(dir, "*"+unfinished))
-	for _, file := range downloads {
+	files := filesOf(dir, "", partial)
+	for _, file := range filesOf(dir, "", unfinished) {
 		if info, err := os.Lstat(file); err == nil && time.Since(info.ModTime()) > keptFor {
 			files = append(files, file)
 		}

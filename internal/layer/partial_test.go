@@ -46,6 +46,9 @@ func cut(b Blob, n int64, broken error) Blob {
 	return b
 }
 
+// oddDir returns a path, of nothing yet, with characters that mean something to shells.
+func oddDir(t *testing.T) string { return filepath.Join(t.TempDir(), "a [home] *?") }
+
 // TestDownloadGoesOn: a download that breaks is continued by the next one, until all is there.
 func TestDownloadGoesOn(t *testing.T) {
 	plain := largeSample(t)
@@ -53,7 +56,7 @@ func TestDownloadGoesOn(t *testing.T) {
 	broken := fault.New(fault.Unreachable, errors.New("the line is dead"), "")
 	for name, gunzip := range decompressors(t) {
 		for _, end := range []error{broken, nil} { // an error, or an answer that is too short
-			store := NewStore(t.TempDir())
+			store := NewStore(oddDir(t))
 			store.Gunzip = gunzip
 			var sent atomic.Int64
 			blob := counted(blobOf(plain, packed, nil), &sent)
@@ -115,7 +118,7 @@ func TestDamagedBeginning(t *testing.T) {
 
 // TestOldBeginnings: what nobody continues is removed in the end, and what somebody is at, or may be soon, is not.
 func TestOldBeginnings(t *testing.T) {
-	store := NewStore(t.TempDir())
+	store := NewStore(oddDir(t))
 	plain := sample(t)
 	dir := filepath.Join(store.dir, "sha256")
 	old, young := strings.Repeat("a", 64)+".0123456789abcdef"+unfinished, strings.Repeat("b", 64)+".0123456789abcdef"+unfinished
@@ -131,6 +134,27 @@ func TestOldBeginnings(t *testing.T) {
 	checkLayer(t, l, plain)
 	if got := stored(t, store.dir); slices.Contains(got, old) || !slices.Contains(got, young) {
 		t.Errorf("the store has %v, want %s gone and %s there", got, old, young)
+	}
+}
+
+// TestOtherBeginning: a layer that is there takes along what was kept of another blob of it.
+func TestOtherBeginning(t *testing.T) {
+	plain := sample(t)
+	blob := blobOf(plain, plain, nil)
+	store := NewStore(oddDir(t))
+	hex := digest.FromBytes(plain).Encoded()
+	dir := filepath.Join(store.dir, "sha256")
+	err := errors.Join(os.MkdirAll(dir, 0o700), os.WriteFile(filepath.Join(dir, hex+".0123456789abcdef"+unfinished), []byte("x"), 0o600))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := store.Ensure(t.Context(), blob)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkLayer(t, l, plain)
+	if got, want := stored(t, store.dir), []string{hex, hex + index}; !slices.Equal(got, want) {
+		t.Errorf("the store has %v, want %v", got, want)
 	}
 }
 

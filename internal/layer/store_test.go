@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -103,7 +104,7 @@ func checkLayer(t *testing.T, l *Layer, plain []byte) {
 // stored lists the files of the store, without locks.
 func stored(t *testing.T, dir string) []string {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(dir, "sha*", "*"))
+	files, err := fs.Glob(os.DirFS(dir), "sha*/*")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -84,11 +84,10 @@ func (s *Store) describe(id digest.Digest, file fs.FileInfo, unfinished bool) St
 	stored := Stored{
 		DiffID: id.String(), Size: allocated(file), LastUse: file.ModTime(), Partial: unfinished, file: file.Name(),
 	}
-	stored.Busy = lock.Held(s.lockPath(id.Encoded()))
+	stored.Busy = lock.Held(s.lockPath(id.Encoded())) || lock.Shared(s.usePath(id.Encoded()))
 	if unfinished {
 		return stored
 	}
-	stored.Busy = stored.Busy || lock.Shared(s.usePath(id.Encoded()))
 	if used, err := os.Stat(s.usePath(id.Encoded())); err == nil && used.ModTime().After(stored.LastUse) {
 		stored.LastUse = used.ModTime()
 	}
@@ -180,31 +179,45 @@ func (s *Store) remove(id digest.Digest) (bool, error) {
 	return true, nil
 }
 
-// RemovePartial removes downloads of List that have not come to their end and that nobody goes on with, and returns those that
-// it has removed.
+// RemovePartial removes downloads of List that have not come to their end and that nobody goes on with, or is about to since it
+// uses the layer (Use), and returns those that it has removed.
 func (s *Store) RemovePartial(ctx context.Context, layers []Stored) (removed []Stored, err error) {
 	for _, layer := range layers {
 		if ctx.Err() != nil {
 			return removed, context.Cause(ctx)
 		}
-		id, err := parseDigest("diff_id", layer.DiffID)
+		gone, err := s.removePartial(layer)
 		if err != nil {
-			return removed, err
-		}
-		held, err := lock.Try(s.lockPath(id.Encoded()))
-		if err == nil && held == nil {
-			continue
-		}
-		if err == nil {
-			err = os.Remove(filepath.Join(filepath.Dir(s.path(id)), layer.file))
-			held.Release()
-		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return removed, fmt.Errorf("removing a partial download: %w", err)
 		}
-		removed = append(removed, layer)
+		if gone {
+			removed = append(removed, layer)
+		}
 	}
 	return removed, nil
+}
+
+// removePartial removes a download unless somebody uses or writes its layer. One that is not there is removed.
+func (s *Store) removePartial(layer Stored) (bool, error) {
+	id, err := parseDigest("diff_id", layer.DiffID)
+	if err != nil {
+		return false, err
+	}
+	unused, err := lock.Try(s.usePath(id.Encoded()))
+	if unused == nil || err != nil {
+		return false, err
+	}
+	defer unused.Release()
+	held, err := lock.Try(s.lockPath(id.Encoded()))
+	if held == nil || err != nil {
+		return false, err
+	}
+	defer held.Release()
+	err = os.Remove(filepath.Join(filepath.Dir(s.path(id)), layer.file))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, err
+	}
+	return true, nil
 }
 
 // Excess returns those of the layers, the least recently used first, without which the rest takes at most limit bytes.

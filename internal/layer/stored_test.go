@@ -154,17 +154,25 @@ func TestUseWaits(t *testing.T) {
 	}
 }
 
-// TestRemovePartial: downloads that somebody goes on with stay, and so do layers.
+// TestRemovePartial: downloads that somebody goes on with, or is going to, stay, and so do layers.
 func TestRemovePartial(t *testing.T) {
-	dead, alive := hexOf("a"), hexOf("b")
-	store := withFiles(t, dead, dead+partial, dead+index+partial, dead+".0123456789abcdef"+unfinished, alive+partial)
+	dead, alive, used := hexOf("a"), hexOf("b"), hexOf("c")+".0123456789abcdef"+unfinished
+	store := withFiles(t, dead, dead+partial, dead+index+partial, dead+".0123456789abcdef"+unfinished, alive+partial, used)
 	take(t, store.lockPath(alive))
 	partials := slices.DeleteFunc(list(t, store), func(s Stored) bool { return !s.Partial })
+	use, err := store.Use(t.Context(), []string{"sha256:" + hexOf("c")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer use.Release()
+	if last := list(t, store)[5]; last.file != used || !last.Busy {
+		t.Errorf("the download of a layer that is used is listed as %+v, want it busy", last)
+	}
 	removed, err := store.RemovePartial(t.Context(), partials)
 	if err != nil || len(removed) != 3 || removed[0].DiffID != "sha256:"+dead {
 		t.Errorf("removed %+v (%v), want what belongs to the download that nobody goes on with", removed, err)
 	}
-	if got, want := stored(t, store.dir), []string{dead, alive + partial}; !slices.Equal(got, want) {
+	if got, want := stored(t, store.dir), []string{dead, alive + partial, used}; !slices.Equal(got, want) {
 		t.Errorf("the store has %q, want %q", got, want)
 	}
 }

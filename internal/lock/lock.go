@@ -44,6 +44,19 @@ func AcquireDir(ctx context.Context, dir string) (*Lock, error) {
 	return wait(ctx, dir, func(dir string) (*Lock, error) { return try(dir, os.O_RDONLY|syscall.O_DIRECTORY) })
 }
 
+// Hold waits, however long, until the caller has an open file's lock, alone. The lock ends when the file is closed.
+func Hold(file *os.File) error {
+	for {
+		err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, syscall.EINTR) {
+			return fmt.Errorf("locking %q: %w", file.Name(), err)
+		}
+	}
+}
+
 func wait(ctx context.Context, path string, try func(string) (*Lock, error)) (*Lock, error) {
 	for {
 		l, err := try(path)

@@ -185,3 +185,36 @@ func TestDirectoryItself(t *testing.T) {
 		t.Errorf("the directory has %v (%v), want nothing", entries, err)
 	}
 }
+
+// TestHold: an open file's lock keeps others waiting until the file is closed.
+func TestHold(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	open := func() *os.File {
+		file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	first, second := open(), open()
+	defer func() { _ = second.Close() }()
+	if err := Hold(first); err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan error)
+	go func() { got <- Hold(second) }()
+	select {
+	case err := <-got:
+		t.Fatalf("the second one did not wait: %v", err)
+	case <-time.After(100 * time.Millisecond):
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-got; err != nil {
+		t.Errorf("after the first was closed: %v", err)
+	}
+	if !Held(path) {
+		t.Error("nobody holds the lock of the second one")
+	}
+}

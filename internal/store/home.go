@@ -6,7 +6,10 @@ package store
 
 import (
 	"context"
+	"crypto/rand"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -95,15 +98,12 @@ func makePrivate(parent, name string) (string, error) {
 	return dir, os.Mkdir(dir, 0o700)
 }
 
-// sweep removes the directories below parent that no living process has locked.
+// sweep removes the directories below parent that no living process has locked. The caller holds the guard.
 func sweep(parent string) error {
 	return eachPrivate(parent, func(dir string) {
-		held, err := lock.Try(filepath.Join(dir, lockName))
-		if err != nil || held == nil {
-			return
+		if !lock.Held(filepath.Join(dir, lockName)) {
+			_ = os.RemoveAll(dir)
 		}
-		_ = os.RemoveAll(dir)
-		held.Release()
 	})
 }
 
@@ -148,6 +148,26 @@ func (h *Home) Sweep(ctx context.Context) error {
 	}
 	defer guarded.Release()
 	return sweep(h.Path("tmp"))
+}
+
+// discard moves a directory out of its place, in one step, and removes it, as well as what dead processes left below tmp/. It
+// takes no space, so that it works on a full disk. A directory that is not there is no error.
+func (h *Home) discard(ctx context.Context, dir string) error {
+	guarded, err := guard(ctx, h.Path("tmp"))
+	if err != nil {
+		return err
+	}
+	defer guarded.Release()
+	if err := sweep(h.Path("tmp")); err != nil {
+		return err
+	}
+	grave := h.Path("tmp", rand.Text())
+	if err := os.Rename(dir, grave); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	return os.RemoveAll(grave)
 }
 
 // Path joins elements to the stage's path.

@@ -95,8 +95,8 @@ func (s *Images) Get(id string) (Image, error) {
 
 // get reads the image of a directory that is there.
 func (s *Images) get(id string) (Image, error) {
-	if s.lost(id) {
-		return Image{}, damaged(id, "the machine went down before its disk was written")
+	if why := s.lost(id); why != "" {
+		return Image{}, damaged(id, why)
 	}
 	var image Image
 	if err := jsonfile.Read(s.path(id, metaName), &image); err != nil {
@@ -150,13 +150,7 @@ func (s *Images) Publish(ctx context.Context, stage *Stage, image Image) error {
 
 // discard moves an image out of the store in one step and then removes it.
 func (s *Images) discard(ctx context.Context, id string) error {
-	grave, err := s.home.NewStage(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = grave.Close() }()
-	err = os.Rename(s.path(id), grave.Path("image"))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := s.home.discard(ctx, s.path(id)); err != nil {
 		return fmt.Errorf("removing image %s: %w", short(id), err)
 	}
 	return nil

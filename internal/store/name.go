@@ -132,9 +132,11 @@ func (s *Images) Tag(ctx context.Context, name Name) error {
 
 // removeUnfinished removes what a process that was killed has left in dir. The caller holds the lock of what is there.
 func removeUnfinished(dir string) {
-	left, _ := filepath.Glob(filepath.Join(dir, jsonfile.NewPrefix+"*"))
-	for _, path := range left {
-		_ = os.Remove(path)
+	entries, _ := os.ReadDir(dir)
+	for _, entry := range entries {
+		if strings.HasPrefix(entry.Name(), jsonfile.NewPrefix) {
+			_ = os.Remove(filepath.Join(dir, entry.Name()))
+		}
 	}
 }
 

@@ -4,16 +4,22 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 
-	"github.com/banger-vm/banger/internal/fsync"
+	"github.com/banger-vm/banger/internal/fault"
+	"github.com/banger-vm/banger/internal/lock"
 )
 
 // unsettled is the file beside a disk that may not be on the host's disk as a whole. It has the id of the boot in which the
-// disk was written: until the machine goes down, what the page cache has counts.
-const unsettled = "unsettled"
+// disk was written: until the machine goes down, what the page cache has counts. Where the host's disk did not take the
+// bytes it has unwritten, which is no id of a boot.
+const (
+	unsettled = "unsettled"
+	unwritten = "unwritten"
+)
 
 // bootID returns the random id of this boot of the host (random(4)).
 func bootID() ([]byte, error) {
@@ -40,28 +46,128 @@ func (s *Images) Unsettled(id string) bool {
 	return err == nil
 }
 
-// Settle brings an image to the host's disk. Until then a crash of the machine may cost the image, which is noticed.
+// Settle brings an image to the host's disk. Until then a crash of the machine may cost the image, which is noticed, and so is
+// that the host's disk does not take it. One that is not there needs nothing.
 func (s *Images) Settle(id string) error {
-	if !s.Unsettled(id) {
+	if err := s.settle(id, (*os.File).Sync); err != nil {
+		return fmt.Errorf("settling image %s: %w", short(id), err)
+	}
+	return nil
+}
+
+// settle is Settle by means of sync, which is fsync(2).
+func (s *Images) settle(id string, sync func(*os.File) error) error {
+	settling, err := openUnsettled(s.path(id))
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	for _, path := range []string{s.Disk(id), s.path(id, metaName), s.path(id, configName), s.path(id)} {
-		if err := fsync.Path(path); err != nil {
+	if err != nil {
+		return err
+	}
+	defer settling.close()
+	settling.sync = sync
+	return settling.run()
+}
+
+// settling works within the directory that is an image's when it begins: an image of the same id that is published
+// meanwhile has a mark of its own.
+type settling struct {
+	dir  *os.Root
+	mark *os.File
+	sync func(*os.File) error
+}
+
+// openUnsettled opens the directory of an image that has a mark; of any other it returns fs.ErrNotExist.
+func openUnsettled(path string) (*settling, error) {
+	dir, err := os.OpenRoot(path)
+	if err != nil {
+		return nil, err
+	}
+	mark, err := dir.OpenFile(unsettled, os.O_RDWR, 0)
+	if err != nil {
+		return nil, errors.Join(err, dir.Close())
+	}
+	return &settling{dir: dir, mark: mark}, nil
+}
+
+func (s *settling) close() {
+	_ = s.mark.Close()
+	_ = s.dir.Close()
+}
+
+// run settles the image, unless another has done so while it waited for its turn. Two at a time would not do: the kernel
+// tells one of them of bytes that were not written (fsync(2)), and the other would take the mark away.
+func (s *settling) run() error {
+	if err := lock.Hold(s.mark); err != nil {
+		return err
+	}
+	if _, err := s.dir.Lstat(unsettled); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	written, err := io.ReadAll(s.mark)
+	if err != nil {
+		return fmt.Errorf("reading the mark: %w", err)
+	}
+	if why := loss(written); why != "" {
+		return fault.New(fault.Corrupt, errors.New(why), "pull the image again")
+	}
+	for _, name := range []string{diskName, metaName, configName, "."} {
+		if err := s.bring(name); err != nil {
 			return err
 		}
 	}
-	if err := os.Remove(s.path(id, unsettled)); err != nil {
-		return fmt.Errorf("settling image %s: %w", short(id), err)
+	if err := s.dir.Remove(unsettled); err != nil && !errors.Is(err, fs.ErrNotExist) { // with the image
+		return err
 	}
-	return fsync.Path(s.path(id))
+	return s.bring(".")
 }
 
-// lost tells whether an image was published in an earlier boot, and the machine went down before it was settled.
-func (s *Images) lost(id string) bool {
-	written, err := os.ReadFile(s.path(id, unsettled))
+// bring brings a file of the image to the disk. One that is not there, or is removed meanwhile, needs nothing. What the disk
+// does not take is told once: whoever syncs the file next hears of nothing, so that the mark has to say it.
+func (s *settling) bring(name string) error {
+	file, err := s.dir.Open(name)
 	if errors.Is(err, fs.ErrNotExist) {
-		return false
+		return nil
 	}
-	now, bootErr := bootID()
-	return err != nil || bootErr != nil || !bytes.Equal(written, now)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = file.Close() }()
+	if err := s.sync(file); err != nil {
+		return errors.Join(err, s.spoil())
+	}
+	return nil
+}
+
+// spoil makes the mark that of a disk that was not written. It takes no space, which may be what there is none of.
+func (s *settling) spoil() error {
+	_, err := s.mark.WriteAt([]byte(unwritten), 0)
+	return errors.Join(err, s.mark.Truncate(int64(len(unwritten))))
+}
+
+// lost returns why an image that was published is not whole, or "".
+func (s *Images) lost(id string) string {
+	mark, err := os.ReadFile(s.path(id, unsettled))
+	if errors.Is(err, fs.ErrNotExist) {
+		return ""
+	}
+	if err != nil {
+		return err.Error()
+	}
+	return loss(mark)
+}
+
+// loss returns why an image with this mark is not whole, or "".
+func loss(mark []byte) string {
+	if string(mark) == unwritten {
+		return "its disk could not be written"
+	}
+	now, err := bootID()
+	switch {
+	case err != nil:
+		return err.Error()
+	case !bytes.Equal(mark, now):
+		return "the machine went down before its disk was written"
+	}
+	return ""
 }

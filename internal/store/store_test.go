@@ -3,19 +3,25 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/banger-vm/banger/internal/fault"
 )
 
+// testHome is a home whose path has characters that mean something to shells.
 func testHome(t *testing.T) *Home {
 	t.Helper()
-	home, err := OpenHome(filepath.Join(t.TempDir(), "home"))
+	home, err := OpenHome(filepath.Join(t.TempDir(), "a [home] *?"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,6 +152,73 @@ func TestRemoveTakesTheNamesAlong(t *testing.T) {
 	if _, err := home.Images().Get(image.ID); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the removed image gives %v", err)
 	}
+}
+
+// TestRemoveOnFullDisk: removing an image takes no space, nor does clearing away what a killed removal left. The disk has room for
+// what is there, and for nothing more.
+func TestRemoveOnFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=8m"); err != nil {
+		excuse(t, "mount", fmt.Sprintf("mounting a small disk: %v", err))
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	home, err := OpenHome(filepath.Join(dir, "home"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	image := publish(t, home, "eeee", "r", "d")
+	making, err := home.Images().LockImage(t.Context(), image.ID) // as the pull that has made it
+	if err != nil {
+		t.Fatal(err)
+	}
+	making.Release()
+	using, err := home.Images().Use(t.Context(), image.ID) // as a VM that was made of it
+	if err != nil {
+		t.Fatal(err)
+	}
+	using.Release()
+	if err := home.Images().Untag(t.Context(), "none"); err != nil {
+		t.Fatal(err)
+	}
+	for what, remove := range map[string]func() error{
+		"images/" + image.ID: func() error { return home.Images().Remove(t.Context(), image.ID, allow) },
+		"tmp/dead":           func() error { return home.Sweep(t.Context()) },
+	} {
+		if err := os.MkdirAll(home.Path(what), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		fill(t, dir)
+		if err := remove(); err != nil {
+			t.Errorf("removing %s: %v", what, err)
+		}
+		if _, err := os.Stat(home.Path(what)); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s is left (%v)", what, err)
+		}
+	}
+}
+
+// fill leaves a disk no room for another file.
+func fill(t *testing.T, dir string) {
+	t.Helper()
+	var info unix.Statfs_t
+	if err := unix.Statfs(dir, &info); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_REMOUNT, fmt.Sprintf("nr_inodes=%d", info.Files-info.Ffree)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "more"), 0o700); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("making one more directory: got %v, want ENOSPC", err)
+	}
+}
+
+// excuse skips the test if the environment excuses the reason by its name, and fails it otherwise.
+func excuse(t *testing.T, name, reason string) {
+	t.Helper()
+	if slices.Contains(strings.Split(os.Getenv("BANGER_TEST_EXCUSE"), ","), name) {
+		t.Skipf("excused %q: %s", name, reason)
+	}
+	t.Fatalf("%s (set BANGER_TEST_EXCUSE=%s to go on without)", reason, name)
 }
 
 func TestDeadStagesAreSwept(t *testing.T) {

@@ -140,9 +140,10 @@ location = %q
 }
 
 // TestSettles: a pull's disk reaches the host's behind it, again where that was cut off, and an image that a crash of the
-// machine cost is made again.
+// machine cost is made again. The process that settles it works elsewhere, and finds a home that is relative.
 func TestSettles(t *testing.T) {
 	u := newUser(t)
+	u.env = []string{"BANGER_HOME=" + filepath.Base(u.home)}
 	name := u.pushed(1).Address + "/team/tool:v1"
 	path := func(file string) string {
 		found, _ := filepath.Glob(filepath.Join(u.home, "images/*/rootfs.ext4"))
@@ -181,6 +182,7 @@ func TestSettles(t *testing.T) {
 		if err := os.WriteFile(path("unsettled"), []byte(c.boot), 0o644); err != nil {
 			t.Fatal(err)
 		}
+		u.own(path("unsettled"))
 		if disk := pull(); os.SameFile(first, disk) == c.again {
 			t.Errorf("after the boot %q did not settle the image: made again: %v, want %v", c.boot, !c.again, c.again)
 		}

@@ -6,6 +6,7 @@ package instance
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -177,17 +178,15 @@ func Open(dir string) (*Instance, error) { return NewStore(filepath.Dir(dir)).Ge
 // gonePrefix begins the names of directories that are being removed. No VM is called so.
 const gonePrefix = ".gone-"
 
-// Discard removes the VM with all its files. The caller holds its lock.
+// Discard removes the VM with all its files. The caller holds its lock. The VM is gone by one rename: a full disk is not in
+// its way, and neither is a Sweep. fs.ErrNotExist means that it was gone before.
 func (i *Instance) Discard() error {
-	grave, err := os.MkdirTemp(filepath.Dir(i.Dir), gonePrefix)
+	grave := filepath.Join(filepath.Dir(i.Dir), gonePrefix+rand.Text())
+	err := os.Rename(i.Dir, grave)
+	if err == nil {
+		err = os.RemoveAll(grave)
+	}
 	if err != nil {
-		return fmt.Errorf("removing the VM %q: %w", i.Name, err)
-	}
-	if err := os.Rename(i.Dir, filepath.Join(grave, "vm")); err != nil {
-		_ = os.Remove(grave)
-		return fmt.Errorf("removing the VM %q: %w", i.Name, err)
-	}
-	if err := os.RemoveAll(grave); err != nil {
 		return fmt.Errorf("removing the VM %q: %w", i.Name, err)
 	}
 	return nil
@@ -200,9 +199,14 @@ func (s *Store) Unread(name string) *Instance {
 
 // Sweep removes what was left when a removal was killed.
 func (s *Store) Sweep() error {
-	left, err := filepath.Glob(filepath.Join(s.dir, gonePrefix+"*"))
-	for _, dir := range left {
-		err = errors.Join(err, os.RemoveAll(dir))
+	entries, err := os.ReadDir(s.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, entry := range entries {
+		if strings.HasPrefix(entry.Name(), gonePrefix) {
+			err = errors.Join(err, os.RemoveAll(s.Path(entry.Name())))
+		}
 	}
 	return err
 }

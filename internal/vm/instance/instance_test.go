@@ -11,8 +11,11 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/banger-vm/banger/internal/fault"
 	"github.com/banger-vm/banger/internal/lock"
@@ -38,9 +41,14 @@ func mustPublish(t *testing.T, s *Store, name string) *Instance {
 	return i
 }
 
+// newStore is a store whose path has characters that mean something to shells.
 func newStore(t *testing.T) *Store {
 	t.Helper()
-	return NewStore(filepath.Join(t.TempDir(), "vms"))
+	home := filepath.Join(t.TempDir(), "a [home] *?")
+	if err := os.Mkdir(home, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return NewStore(filepath.Join(home, "vms"))
 }
 
 // TestPublish: what was put in comes back, by the name, by the directory and in the list.
@@ -191,6 +199,68 @@ func TestDiscard(t *testing.T) {
 		t.Errorf("left behind: %v (%v)", entries, err)
 	}
 	mustPublish(t, s, "web")
+}
+
+// TestDiscardWhileSwept: who sweeps beside a removal does not get in its way.
+func TestDiscardWhileSwept(t *testing.T) {
+	s := newStore(t)
+	stop := make(chan struct{})
+	var sweeping sync.WaitGroup
+	sweeping.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				_ = s.Sweep()
+			}
+		}
+	})
+	for range 2000 {
+		i := &Instance{Config: Config{Name: "x"}, Dir: s.Path("x")}
+		if err := os.MkdirAll(i.Dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		err := i.Discard()
+		if _, missing := os.Stat(i.Dir); err != nil || missing == nil {
+			t.Errorf("discarding gives %v, and the VM is there: %v", err, missing == nil)
+			break
+		}
+	}
+	close(stop)
+	sweeping.Wait()
+}
+
+// TestDiscardOnFullDisk: removing a VM takes no space. The disk has room for what is there, and for nothing more.
+func TestDiscardOnFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "nr_inodes=5"); err != nil {
+		excuse(t, "mount", fmt.Sprintf("mounting a small disk: %v", err))
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	s := NewStore(filepath.Join(dir, "vms"))
+	i, err := publish(s, dir, Config{Name: "web"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "more"), 0o700); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("making one more directory: got %v, want ENOSPC", err)
+	}
+	if err := i.Discard(); err != nil {
+		t.Error(err)
+	}
+	if left, err := os.ReadDir(s.dir); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v (%v)", left, err)
+	}
+}
+
+// excuse skips the test if the environment excuses the reason by its name, and fails it otherwise.
+func excuse(t *testing.T, name, reason string) {
+	t.Helper()
+	if slices.Contains(strings.Split(os.Getenv("BANGER_TEST_EXCUSE"), ","), name) {
+		t.Skipf("excused %q: %s", name, reason)
+	}
+	t.Fatalf("%s (set BANGER_TEST_EXCUSE=%s to go on without)", reason, name)
 }
 
 // TestListWhileOthersWork: a list is right for every VM that stays, whatever comes and goes beside it.
