@@ -12,6 +12,7 @@ import (
 
 	"github.com/banger-vm/banger/internal/ext4/volume"
 	"github.com/banger-vm/banger/internal/fault"
+	"github.com/banger-vm/banger/internal/rootfs"
 )
 
 // IsDiskFile says whether a user means the file of an ext4 file system, rather than an image, by what they write in the
@@ -23,8 +24,9 @@ func IsDiskFile(query string) bool {
 // openedDisk is the file system of an image, or of a file, that is being read.
 type openedDisk struct {
 	*volume.Volume
-	name string // as the user calls it
-	file *os.File
+	name  string // as the user calls it
+	file  *os.File
+	nodes map[uint32]*rootfs.Node // see node, by their inodes' numbers
 }
 
 // openDisk opens the disk of the image that query means, or the file that it names. An image that is removed meanwhile

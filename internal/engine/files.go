@@ -106,11 +106,24 @@ func (e *Engine) ListFiles(ctx context.Context, query string, options FileOption
 	return nil
 }
 
-// node reads what there is to a place beside its inode.
+// keptNodes is how many files with several names are kept from one name to the next.
+const keptNodes = 64
+
+// node reads what there is to a place beside its inode. That may take long, so that a file with many names is not read for
+// each of them.
 func (d *openedDisk) node(place volume.Place) (*rootfs.Node, error) {
+	if node := d.nodes[place.Inode.Number]; node != nil {
+		return node, nil
+	}
 	node, err := d.Node(place.Inode)
 	if err != nil {
 		return nil, d.in(fmt.Errorf("%q: %w", place.Path, err))
+	}
+	if node.Links > 1 && node.Kind != rootfs.Directory {
+		if d.nodes == nil || len(d.nodes) == keptNodes {
+			d.nodes = make(map[uint32]*rootfs.Node)
+		}
+		d.nodes[place.Inode.Number] = node
 	}
 	return node, nil
 }

@@ -141,17 +141,23 @@ func (e *Engine) removeImage(ctx context.Context, query string) (removed string,
 
 // checkUnused refuses to remove an image on whose disk the disk of a VM is built.
 func (e *Engine) checkUnused(query, id string) error {
-	vms, err := e.vms.List()
-	if err != nil {
+	vm, err := e.madeOf(id)
+	if err != nil || vm == "" {
 		return err // one that cannot be read may need it
 	}
+	err = fmt.Errorf("removing image %q: the VM %q is made of it", query, vm)
+	return fault.New(fault.Conflict, err, "remove the VM first: banger vm rm "+vm)
+}
+
+// madeOf returns the name of a VM that is made of an image, or "".
+func (e *Engine) madeOf(id string) (string, error) {
+	vms, err := e.vms.List()
 	for _, vm := range vms {
-		if vm.ImageID == id {
-			err := fmt.Errorf("removing image %q: the VM %q is made of it", query, vm.Name)
-			return fault.New(fault.Conflict, err, "remove the VM first: banger vm rm "+vm.Name)
+		if err == nil && vm.ImageID == id {
+			return vm.Name, nil
 		}
 	}
-	return nil
+	return "", err
 }
 
 // ImageDetails is all that is known of an image.

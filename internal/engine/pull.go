@@ -219,7 +219,7 @@ func (e *Engine) ensureImage(ctx context.Context, plan *pullPlan) (Pulled, error
 	pulled.Image, err = e.images.Get(plan.id())
 	if rebuild(err) {
 		pulled.Fresh = true
-		pulled.Image, err = e.buildImage(ctx, plan)
+		pulled.Image, err = e.makeImage(ctx, plan)
 	}
 	if err != nil {
 		return Pulled{}, err
@@ -234,6 +234,22 @@ func (e *Engine) ensureImage(ctx context.Context, plan *pullPlan) (Pulled, error
 func rebuild(err error) bool {
 	kind := fault.KindOf(err)
 	return errors.Is(err, fs.ErrNotExist) || err != nil && (kind == fault.Corrupt || kind == fault.Unsupported)
+}
+
+// makeImage builds an image that is not there, or cannot be used. The disk of a VM is built on the bytes of the one before.
+func (e *Engine) makeImage(ctx context.Context, plan *pullPlan) (store.Image, error) {
+	if _, same := plan.builder.(imagepull.Native); !same {
+		vm, err := e.madeOf(plan.id())
+		if err != nil {
+			return store.Image{}, err
+		}
+		if vm != "" {
+			err := fmt.Errorf("making the image %q anew: the VM %q is made of the one before, and the builder %s makes another disk each time",
+				plan.wanted, vm, plan.builder.Name())
+			return store.Image{}, fault.New(fault.Conflict, err, "remove the VM first: banger vm rm "+vm)
+		}
+	}
+	return e.buildImage(ctx, plan)
 }
 
 func (e *Engine) buildImage(ctx context.Context, plan *pullPlan) (image store.Image, err error) {
