@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"os"
@@ -103,6 +104,11 @@ func TestTokenServerElsewhere(t *testing.T) {
 		access.Credentials = loggedIn(t, p.Address, "me:secret")
 		checkPull(t, p.Address+tool, access, fault.Unreachable, "bearer realm|token server that it should not")
 	}
+	// One without TLS gets no password, unless it is on this host.
+	plain.Plan("/", registrytest.Challenge(`Bearer realm="http://192.0.2.1/token"`))
+	access := alone(t)
+	access.Credentials = loggedIn(t, plain.Address, "me:secret")
+	checkPull(t, plain.Address+tool, access, fault.Unreachable, "http://192.0.2.1/token|not encrypted|--insecure")
 	// Of a registry on this host, the token server may be here, by another name.
 	plain.Plan("/", registrytest.Challenge(`Bearer realm="http://127.0.0.1:1/token"`))
 	checkPull(t, plain.Address+tool, alone(t), fault.Unreachable, "127.0.0.1:1/token|refused")
@@ -273,6 +279,40 @@ func TestPlainHTTP(t *testing.T) {
 	_, hint := e.whoIsRefused("")
 	if !strings.Contains(hint, "--insecure") {
 		t.Errorf("credentials that are not sent: got the hint %q, want it to name --insecure", hint)
+	}
+}
+
+// TestCredentialsInPlain: what a request without TLS may carry, and to whom.
+func TestCredentialsInPlain(t *testing.T) {
+	stopped, cancel := context.WithCancel(t.Context())
+	cancel() // nothing is sent: a request that is let through ends with this
+	for _, test := range []struct {
+		url, authorization, body string
+		refused                  bool
+	}{
+		{"http://192.0.2.1/token", "Basic bWU6c2VjcmV0", "", true},
+		{"http://192.0.2.1/token", "Bearer t", "", true},
+		{"http://192.0.2.1/token", "", "refresh_token=secret", true},
+		{"http://192.0.2.1/token", "", "", false},
+		{"http://10.1.2.3:5000/v2/", "Basic bWU6c2VjcmV0", "", true},
+		{"http://10.1.2.3:5000/v2/", "Bearer anonymous", "", false}, // its own
+		{"http://localhost:5000/token", "Basic bWU6c2VjcmV0", "", false},
+		{"https://192.0.2.1/token", "Basic bWU6c2VjcmV0", "refresh_token=secret", false},
+	} {
+		for _, insecure := range []bool{false, true} {
+			request, err := http.NewRequestWithContext(stopped, http.MethodPost, test.url, strings.NewReader(test.body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if test.authorization != "" {
+				request.Header.Set("Authorization", test.authorization)
+			}
+			h := &hosts{access: mustDefault(t, alone(t)), registry: "10.1.2.3:5000", insecure: insecure, answered: func(string) {}}
+			_, err = h.RoundTrip(request) //nolint:bodyclose // there is none
+			if want := test.refused && !insecure; want != (fault.KindOf(err) == fault.Unreachable) {
+				t.Errorf("%s with %q and %q, insecure %t: got %v, want it refused: %t", test.url, test.authorization, test.body, insecure, err, want)
+			}
+		}
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"go.podman.io/image/v5/pkg/tlsclientconfig"
@@ -49,6 +50,9 @@ type hosts struct {
 
 // RoundTrip sends a request by the transport of its host.
 func (h *hosts) RoundTrip(request *http.Request) (*http.Response, error) {
+	if h.exposes(request) {
+		return nil, exposed(request.URL.Host)
+	}
 	transport, err := h.transport(request.URL.Host)
 	if err != nil {
 		return nil, err
@@ -63,6 +67,29 @@ func (h *hosts) RoundTrip(request *http.Request) (*http.Response, error) {
 	h.satisfy(request.URL.Host)
 	return response, nil
 }
+
+// exposes reports whether somebody on the way could read credentials in a request. A token for the registry itself is
+// none: without encryption it is nobody's, see endpoint.withheld.
+func (h *hosts) exposes(request *http.Request) bool {
+	if request.URL.Scheme != "http" || h.insecure || loopback(request.URL.Host) {
+		return false
+	}
+	authorization := request.Header.Get("Authorization")
+	if scheme, _, _ := strings.Cut(authorization, " "); request.URL.Host == h.registry && strings.EqualFold(scheme, "bearer") {
+		authorization = ""
+	}
+	return authorization != "" || request.Body != nil && request.Body != http.NoBody // in which token servers get secrets
+}
+
+// exposed is the error for credentials that are not sent to a host.
+func exposed(host string) error {
+	err := fmt.Errorf("%s is not sent credentials, since the connection is not encrypted", host)
+	return fault.New(fault.Unreachable, err, unencryptedHint)
+}
+
+// unencryptedHint is that of credentials that are not sent.
+const unencryptedHint = "pass --insecure, or set insecure = true for the registry in registries.conf, to log in without " +
+	"encryption"
 
 // certificateWanted is the error of a connection to a host that has asked for a client certificate. What such a host
 // says when it wants another is often lost: it hangs up (RFC 8446, section 4.4.2.4).

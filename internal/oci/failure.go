@@ -157,8 +157,7 @@ func (e *endpoint) whoIsRefused(login string) (who, hint string) {
 	found, withheld := e.login, e.withheld()
 	e.mu.Unlock()
 	if !found.None() && withheld {
-		return "not asked as " + found.String() + ", since the connection is not encrypted",
-			"pass --insecure, or set insecure = true for it in registries.conf, to log in without encryption"
+		return "not asked as " + found.String() + ", since the connection is not encrypted", unencryptedHint
 	}
 	if !found.None() {
 		return "asked as " + found.String(), "check that this user may pull the image; to log in as another: " + login
