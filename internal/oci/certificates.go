@@ -173,10 +173,19 @@ func (h *hosts) CloseIdleConnections() {
 	}
 }
 
+// proxyFor returns the proxy of the environment, or nil. There is none for what counts as this machine, which is more
+// than net/http spares.
+func proxyFor(request *http.Request) (*url.URL, error) {
+	if loopback(request.URL.Host) {
+		return nil, nil //nolint:nilnil // as http.Transport has it
+	}
+	return http.ProxyFromEnvironment(request)
+}
+
 // newTransport is Go's own, with limits to the wait, and without Go's decompression: digests are of what is sent.
 func newTransport(limits Limits) *http.Transport {
 	return &http.Transport{
-		Proxy:                 http.ProxyFromEnvironment,
+		Proxy:                 proxyFor,
 		DialContext:           (&net.Dialer{Timeout: limits.Connect}).DialContext,
 		ForceAttemptHTTP2:     true,
 		DisableCompression:    true,
