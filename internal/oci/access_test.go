@@ -349,6 +349,14 @@ func TestMirrors(t *testing.T) {
 			one.Plan("/manifests/", refuse)
 			home.Plan("/manifests/", registrytest.Refuse(http.StatusNotFound, "", `{"errors":[{"code":"MANIFEST_UNKNOWN"}]}`))
 		}, fault.NotFound, home.Address + " answers 404|mirrors were tried|" + gone + "|refused|" + one.Address + " answers 503", "", 1},
+		{"none for the configuration", []string{one.Address}, func() {
+			one.Plan("/", registrytest.Repeat(9, registrytest.Refuse(404, "", ""))...)
+			home.Plan("/blobs/", refuse)
+		}, fault.Unreachable, home.Address + " answers 503 Service Unavailable: closed on Sundays (mirrors were tried: " + one.Address + " answers 404", "", 1},
+		{"none for a layer", []string{one.Address}, func() {
+			one.Plan("/", registrytest.Repeat(9, registrytest.Refuse(404, "", ""))...)
+			home.Plan(layer, refuse)
+		}, fault.Unreachable, home.Address + " answers 503 Service Unavailable: closed on Sundays (mirrors were tried: " + one.Address + " answers 404", "", 1},
 		{"a layer that the mirror lacks", []string{one.Address}, func() { one.Plan(layer, registrytest.Refuse(404, "", "")) },
 			0, "", "404|asking " + home.Address, 0},
 		{"a mirror that breaks in a layer", []string{one.Address}, func() {

@@ -27,7 +27,9 @@ func (r *registry) blobAt(ctx context.Context, d ocispec.Descriptor, offset int6
 		return io.NopCloser(strings.NewReader("")), nil
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	b := &blobReader{ctx: ctx, cancel: cancel, descriptor: d, endpoints: r.order(), offset: offset}
+	b := &blobReader{
+		ctx: ctx, cancel: cancel, registry: r, descriptor: d, endpoints: r.order(), failed: make(failures), offset: offset,
+	}
 	if err := b.start(); err != nil {
 		cancel()
 		return nil, err
@@ -39,9 +41,10 @@ func (r *registry) blobAt(ctx context.Context, d ocispec.Descriptor, offset int6
 type blobReader struct {
 	ctx        context.Context
 	cancel     context.CancelFunc
+	registry   *registry
 	descriptor ocispec.Descriptor
 	endpoints  []*endpoint // that have not failed; the first is asked
-	failed     []error     // of those that have
+	failed     failures    // of those that have
 	offset     int64       // of the next byte
 	broken     int         // how often in a row a connection broke without a byte
 	body       io.ReadCloser
@@ -66,16 +69,19 @@ func (b *blobReader) leave(err error) bool {
 		return false
 	}
 	left := b.endpoints[0]
-	b.failed, b.endpoints, b.broken = append(b.failed, err), b.endpoints[1:], 0
+	b.failed[left] = err
+	b.endpoints, b.broken = b.endpoints[1:], 0
 	left.access.Report(fmt.Sprintf("%v: asking %s for %s", err, b.endpoints[0].domain, b.descriptor.Digest))
 	return true
 }
 
+// withTried is the error of the last endpoint, with those of the ones before it.
 func (b *blobReader) withTried(err error) error {
-	if err == nil || len(b.failed) == 0 {
+	if err == nil || b.ctx.Err() != nil {
 		return err
 	}
-	return tried(append(b.failed, err))
+	b.failed[b.endpoints[0]] = err
+	return b.registry.tried(b.failed)
 }
 
 // open asks for the rest of the blob. A registry that does not know ranges sends it from the beginning.
