@@ -139,13 +139,17 @@ func (e *endpoint) refused(r *refusal) error {
 	case r.status == http.StatusNotFound && !r.token:
 		return fault.New(fault.NotFound, r, e.notFoundHint(r))
 	case r.status == http.StatusTooManyRequests:
-		hint := "the registry limits your pulls: wait, or log in: " + login
-		if r.retryAfter != "" {
-			hint = fmt.Sprintf("the registry limits your pulls (Retry-After: %s): wait, or log in: %s", r.retryAfter, login)
-		}
-		return fault.New(fault.Unreachable, r, hint)
+		return fault.New(fault.Unreachable, r, fmt.Sprintf("the registry limits your pulls%s: wait, or log in: %s", r.until(), login))
 	}
-	return fault.New(fault.Unreachable, r, "the registry has a problem: try again later")
+	return fault.New(fault.Unreachable, r, fmt.Sprintf("the registry has a problem%s: try again later", r.until()))
+}
+
+// until is when a registry wants to be asked again, in its own words.
+func (r *refusal) until() string {
+	if r.retryAfter == "" {
+		return ""
+	}
+	return fmt.Sprintf(" (Retry-After: %s)", r.retryAfter)
 }
 
 // whoIsRefused says as whom the registry was asked, and never the secret.

@@ -165,6 +165,8 @@ func testFaults(t *testing.T, origin pushed, authority *registrytest.Authority) 
 			fault.Unreachable, "429 Too Many Requests|limits your pulls|Retry-After: 3600|banger login", ""},
 		{"busy in a layer", func(p *registrytest.Proxy) { p.Plan(layer, registrytest.Cut(1000), busy(503, "0"), busy(502, "")) },
 			0, "", " bytes=1000- bytes=1000- bytes=1000-"},
+		{"busy for ever", func(p *registrytest.Proxy) { p.Plan(manifests, busy(503, "99999999999")) },
+			fault.Unreachable, "503 Service Unavailable|Retry-After: 99999999999", ""},
 		{"broken", func(p *registrytest.Proxy) { p.Plan(manifests, registrytest.Repeat(9, busy(500, ""))...) },
 			fault.Unreachable, "500 Internal Server Error|try again later", ""},
 		{"no such tag", func(p *registrytest.Proxy) {
