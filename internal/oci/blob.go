@@ -192,11 +192,11 @@ func (b *blobReader) reopen(reason error) error {
 	return b.final(reason)
 }
 
-// settled reports whether a registry that is asked again would say the same: it has refused, or its bytes are wrong.
+// settled reports whether a registry that is asked again would say the same: its bytes are wrong, or it has refused, which
+// requests are repeated for by themselves as often as that may help.
 func settled(err error) bool {
 	var r *refusal
-	refused := errors.As(err, &r) && r.status < http.StatusInternalServerError && r.status != http.StatusTooManyRequests
-	return refused || fault.KindOf(err) == fault.Corrupt
+	return errors.As(err, &r) || fault.KindOf(err) == fault.Corrupt
 }
 
 // final is the error of a download that broke for good. An answer of no known length that is merely too short stays an

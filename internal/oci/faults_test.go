@@ -167,6 +167,12 @@ func testFaults(t *testing.T, origin pushed, authority *registrytest.Authority) 
 			0, "", " bytes=1000- bytes=1000- bytes=1000-"},
 		{"busy for ever", func(p *registrytest.Proxy) { p.Plan(manifests, busy(503, "99999999999")) },
 			fault.Unreachable, "503 Service Unavailable|Retry-After: 99999999999", ""},
+		{"busy for too long in a layer", func(p *registrytest.Proxy) {
+			p.Plan(layer, append([]registrytest.Fault{registrytest.Cut(1000)}, registrytest.Repeat(9, busy(429, "3600"))...)...)
+		}, fault.Unreachable, "429 Too Many Requests|Retry-After: 3600", " bytes=1000-"},
+		{"broken in a layer", func(p *registrytest.Proxy) {
+			p.Plan(layer, append([]registrytest.Fault{registrytest.Cut(1000)}, registrytest.Repeat(99, busy(503, ""))...)...)
+		}, fault.Unreachable, "503 Service Unavailable|try again later", " bytes=1000- bytes=1000- bytes=1000- bytes=1000-"},
 		{"broken", func(p *registrytest.Proxy) { p.Plan(manifests, registrytest.Repeat(9, busy(500, ""))...) },
 			fault.Unreachable, "500 Internal Server Error|try again later", ""},
 		{"no such tag", func(p *registrytest.Proxy) {
