@@ -2,6 +2,7 @@ package oci
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -276,7 +277,7 @@ func TestPlainHTTP(t *testing.T) {
 	e := newEndpoint(place{named: mustName(t, r.Address+tool)}, mustDefault(t, access))
 	e.host = "10.255.255.1:5000" // as if it were there
 	e.settle("http")
-	_, hint := e.whoIsRefused("")
+	_, hint := e.whoIsRefused(t.Context(), "")
 	if !strings.Contains(hint, "--insecure") {
 		t.Errorf("credentials that are not sent: got the hint %q, want it to name --insecure", hint)
 	}
@@ -313,6 +314,28 @@ func TestCredentialsInPlain(t *testing.T) {
 				t.Errorf("%s with %q and %q, insecure %t: got %v, want it refused: %t", test.url, test.authorization, test.body, insecure, err, want)
 			}
 		}
+	}
+}
+
+// TestHelperThatHangs: a helper that is asked after a refusal, as whom it was, ends with the pull.
+func TestHelperThatHangs(t *testing.T) {
+	dir := t.TempDir()
+	program, file := filepath.Join(dir, "docker-credential-hangs"), filepath.Join(dir, "config.json")
+	writeFile(t, program, []byte("#!/bin/sh\nexec sleep 10 2>/dev/null\n"))
+	writeFile(t, file, []byte(`{"credsStore": "hangs"}`))
+	if err := os.Chmod(program, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	host := serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) }))
+	opts := options(t, "linux/amd64")
+	opts.Access.Credentials = fromFile(file)
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	began := time.Now()
+	_, err := Resolve(ctx, host+tool, opts)
+	if took := time.Since(began); !errors.Is(err, context.DeadlineExceeded) || took > 5*time.Second {
+		t.Errorf("got %v after %s, want the end of the context in time", err, took)
 	}
 }
 

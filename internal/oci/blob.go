@@ -107,7 +107,7 @@ func (b *blobReader) open() error {
 		return b.wrongSize(fmt.Sprintf("has %d bytes", from+n))
 	}
 	if _, err := io.CopyN(io.Discard, b.body, b.offset-from); err != nil {
-		return e.failure(err)
+		return e.failure(b.ctx, err)
 	}
 	return nil
 }
@@ -208,7 +208,7 @@ func (b *blobReader) final(err error) error {
 	case err == io.EOF: //nolint:errorlint // wrapped, it is the end of a connection
 		return io.ErrUnexpectedEOF
 	}
-	err = b.endpoints[0].failure(err)
+	err = b.endpoints[0].failure(b.ctx, err)
 	return fmt.Errorf("downloading %s, broken %d times at byte %d of %d: %w",
 		b.descriptor.Digest, b.broken+1, b.offset, b.descriptor.Size, err)
 }

@@ -98,15 +98,15 @@ func shorten(s string) string {
 }
 
 // failure gives an error of a request its kind and a hint.
-func (e *endpoint) failure(err error) error {
+func (e *endpoint) failure(ctx context.Context, err error) error {
 	if errors.Is(err, context.Canceled) || fault.KindOf(err) != fault.Failure {
 		return e.plain(err)
 	}
 	if r := refusalOf(err); r != nil {
-		return e.refused(r)
+		return e.refused(ctx, r)
 	}
 	if errors.Is(err, auth.ErrBasicCredentialNotFound) || strings.Contains(err.Error(), "missing username or password") {
-		return e.refused(&refusal{from: e.host, status: http.StatusUnauthorized})
+		return e.refused(ctx, &refusal{from: e.host, status: http.StatusUnauthorized})
 	}
 	return fault.New(fault.Unreachable, fmt.Errorf("asking %s: %w", e.domain, e.plain(err)), e.explain(err))
 }
@@ -127,14 +127,14 @@ func refusalOf(err error) *refusal {
 }
 
 // refused is the error for what a registry answered.
-func (e *endpoint) refused(r *refusal) error {
+func (e *endpoint) refused(ctx context.Context, r *refusal) error {
 	login := "banger login " + e.domain
 	if e.domain == "docker.io" {
 		login = "banger login"
 	}
 	switch {
 	case r.status == http.StatusUnauthorized, r.status == http.StatusForbidden:
-		who, hint := e.whoIsRefused(login)
+		who, hint := e.whoIsRefused(ctx, login)
 		return fault.New(fault.Unreachable, fmt.Errorf("%w (%s)", r, who), hint)
 	case r.status == http.StatusNotFound && !r.token:
 		return fault.New(fault.NotFound, r, e.notFoundHint(r))
@@ -153,10 +153,10 @@ func (r *refusal) until() string {
 }
 
 // whoIsRefused says as whom the registry was asked, and never the secret.
-func (e *endpoint) whoIsRefused(login string) (who, hint string) {
+func (e *endpoint) whoIsRefused(ctx context.Context, login string) (who, hint string) {
 	e.mu.Lock()
 	if !e.asked { // it has refused without saying how to log in
-		e.login, e.asked = e.access.Credentials.Find(context.Background(), e.domain, e.repository), true
+		e.login, e.asked = e.access.Credentials.Find(ctx, e.domain, e.repository), true
 	}
 	found, withheld := e.login, e.withheld()
 	e.mu.Unlock()

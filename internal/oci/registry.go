@@ -141,7 +141,7 @@ func (e *endpoint) manifestOnce(ctx context.Context, id string) (fetched, error)
 	defer func() { _ = response.Body.Close() }()
 	raw, err := readSmall(response.Body)
 	if err != nil {
-		return fetched{}, e.failure(err)
+		return fetched{}, e.failure(ctx, err)
 	}
 	return fetched{raw, response.Header}, nil
 }
