@@ -43,9 +43,9 @@ type hosts struct {
 	answered func(scheme string) // called when the registry has answered over a scheme
 
 	mu         sync.Mutex
-	transports map[string]*http.Transport
-	wanting    map[string]bool // hosts that have asked for a client certificate and not answered yet: whether they got one
-	satisfied  map[string]bool // hosts that have answered
+	transports map[string]*http.Transport // by the scheme and the host
+	wanting    map[string]bool            // hosts that have asked for a client certificate and not answered yet: whether they got one
+	satisfied  map[string]bool            // hosts that have answered
 }
 
 // RoundTrip sends a request by the transport of its host.
@@ -53,7 +53,7 @@ func (h *hosts) RoundTrip(request *http.Request) (*http.Response, error) {
 	if h.exposes(request) {
 		return nil, exposed(request.URL.Host)
 	}
-	transport, err := h.transport(request.URL.Host)
+	transport, err := h.transport(request)
 	if err != nil {
 		return nil, err
 	}
@@ -140,10 +140,12 @@ func (h *hosts) choose(host string, own []tls.Certificate) func(*tls.Certificate
 	}
 }
 
-func (h *hosts) transport(host string) (*http.Transport, error) {
+func (h *hosts) transport(request *http.Request) (*http.Transport, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if t := h.transports[host]; t != nil {
+	host := request.URL.Host
+	key := request.URL.Scheme + "://" + host // by which there are proxies, too
+	if t := h.transports[key]; t != nil {
 		return t, nil
 	}
 	config, err := h.tls(host)
@@ -160,8 +162,27 @@ func (h *hosts) transport(host string) (*http.Transport, error) {
 	}
 	t := newTransport(h.access.Limits)
 	t.TLSClientConfig = config
-	h.transports[host] = t
+	if err := h.throughTLS(t, request); err != nil {
+		return nil, err
+	}
+	h.transports[key] = t
 	return t, nil
+}
+
+// throughTLS has a transport reach a proxy that has TLS as a host of its own: it is not the registry, and is not shown the
+// registry's client certificate.
+func (h *hosts) throughTLS(t *http.Transport, request *http.Request) error {
+	proxy, err := t.Proxy(request)
+	if err != nil || proxy == nil || proxy.Scheme != "https" {
+		return err
+	}
+	config, err := h.tls(proxy.Host)
+	if err != nil {
+		return err
+	}
+	dialer := &tls.Dialer{NetDialer: &net.Dialer{Timeout: h.access.Limits.Connect}, Config: config}
+	t.DialTLSContext = dialer.DialContext // which is for the proxy alone: all that the transport asks goes through it
+	return nil
 }
 
 // CloseIdleConnections closes the connections to all hosts.
