@@ -372,6 +372,8 @@ func TestMirrors(t *testing.T) {
 			one.Plan("/manifests/", refuse)
 			home.Plan("/manifests/", registrytest.Refuse(http.StatusNotFound, "", `{"errors":[{"code":"MANIFEST_UNKNOWN"}]}`))
 		}, fault.NotFound, home.Address + " answers 404|mirrors were tried|" + gone + "|refused|" + one.Address + " answers 503", "", 1},
+		{"a mirror with a wrong configuration", []string{one.Address}, func() { one.Plan("/blobs/", registrytest.Flip(20)) },
+			0, "", one.Address + ": the bytes of|asking " + home.Address + " instead", 0},
 		{"none for the configuration", []string{one.Address}, func() {
 			one.Plan("/", registrytest.Repeat(9, registrytest.Refuse(404, "", ""))...)
 			home.Plan("/blobs/", refuse)
@@ -408,6 +410,21 @@ func TestMirrors(t *testing.T) {
 			p.Forget()
 		}
 	}
+}
+
+// TestMirrorOfAnIndex: a mirror that has something else under a digest of the index is left for the registry.
+func TestMirrorOfAnIndex(t *testing.T) {
+	c, other := newContent(t), newContent(t)
+	image := c.image("linux/amd64", "x")
+	c.tag("v1", c.index(image))
+	other.blobs, other.manifests["v1"] = c.blobs, c.manifests["v1"]
+	other.manifests[image.Digest.String()] = []byte("<html>the cache is full")
+	home, mirror := serve(t, c), serve(t, other)
+	access := alone(t)
+	access.Configuration = configured(t, fmt.Sprintf("[[registry]]\nlocation = %q\n[[registry.mirror]]\nlocation = %q\n", home, mirror))
+	checkPull(t, home+tool, access, 0, "")
+	c.manifests[image.Digest.String()] = []byte("<html>closed")
+	checkPull(t, home+tool, access, fault.Corrupt, home+": the bytes of|mirrors were tried: "+mirror+": the bytes of")
 }
 
 // TestConfiguration: what else registries.conf says.

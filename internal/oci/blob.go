@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -15,7 +16,28 @@ import (
 
 // blob returns a reader that takes up a download where it broke.
 func (r *registry) blob(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
+	if isConfig(d) {
+		return r.configuration(ctx, d)
+	}
 	return r.blobAt(ctx, d, 0)
+}
+
+// configuration returns a blob that is small. An endpoint with other bytes does not have it.
+func (r *registry) configuration(ctx context.Context, d ocispec.Descriptor) (body io.ReadCloser, err error) {
+	err = r.each(ctx, func(e *endpoint) error {
+		b, err := r.read(ctx, d, 0, []*endpoint{e})
+		if err != nil {
+			return err
+		}
+		defer func() { _ = b.Close() }()
+		data, err := readSmall(b)
+		if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+			return err
+		}
+		body = io.NopCloser(bytes.NewReader(data))
+		return e.check(data, d.Digest)
+	})
+	return body, err
 }
 
 // blobAt is blob from a byte on. At the end of the blob there is nothing to ask for.
@@ -26,9 +48,14 @@ func (r *registry) blobAt(ctx context.Context, d ocispec.Descriptor, offset int6
 	if offset == d.Size {
 		return io.NopCloser(strings.NewReader("")), nil
 	}
+	return r.read(ctx, d, offset, r.order())
+}
+
+// read reads a blob from a byte on, at the first endpoint that has it.
+func (r *registry) read(ctx context.Context, d ocispec.Descriptor, offset int64, from []*endpoint) (io.ReadCloser, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	b := &blobReader{
-		ctx: ctx, cancel: cancel, registry: r, descriptor: d, endpoints: r.order(), failed: make(failures), offset: offset,
+		ctx: ctx, cancel: cancel, registry: r, descriptor: d, endpoints: from, failed: make(failures), offset: offset,
 	}
 	if err := b.start(); err != nil {
 		cancel()
@@ -77,7 +104,7 @@ func (b *blobReader) leave(err error) bool {
 
 // withTried is the error of the last endpoint, with those of the ones before it.
 func (b *blobReader) withTried(err error) error {
-	if err == nil || b.ctx.Err() != nil {
+	if err == nil || b.ctx.Err() != nil || len(b.failed) == 0 {
 		return err
 	}
 	b.failed[b.endpoints[0]] = err

@@ -175,12 +175,12 @@ func (e *endpoint) root(ctx context.Context, named reference.Named) (document, e
 	sum := digest.FromBytes(got.raw)
 	switch said := digest.Digest(got.header.Get("Docker-Content-Digest")); {
 	case byDigest:
-		sum, err = digested.Digest(), checkDigest(got.raw, digested.Digest())
+		sum, err = digested.Digest(), e.check(got.raw, digested.Digest())
 	case said.Validate() == nil:
-		err = checkDigest(got.raw, said)
+		err = e.check(got.raw, said)
 	}
 	if err != nil {
-		return document{}, fmt.Errorf("reading the manifest: %s: %w", e.domain, err)
+		return document{}, fmt.Errorf("reading the manifest: %w", err)
 	}
 	root, err := parseDocument(got.raw, sum)
 	return root, pageError(err, e.domain, got.header)
@@ -196,12 +196,23 @@ func pageError(err error, domain string, header http.Header) error {
 	return fault.New(fault.Unsupported, err, "is it a registry? a proxy or a login page of the network may be in the way")
 }
 
-// manifest returns a manifest or index that an index names.
+// manifest returns a manifest or index that an index names. An endpoint with other bytes does not have it.
 func (r *registry) manifest(ctx context.Context, d ocispec.Descriptor) (body io.ReadCloser, err error) {
 	err = r.each(ctx, func(e *endpoint) error {
 		got, err := e.manifest(ctx, d.Digest.String())
+		if err != nil {
+			return err
+		}
 		body = io.NopCloser(bytes.NewReader(got.raw))
-		return err
+		return e.check(got.raw, d.Digest)
 	})
 	return body, err
+}
+
+// check checks what the endpoint has sent under a digest.
+func (e *endpoint) check(data []byte, want digest.Digest) error {
+	if err := checkDigest(data, want); err != nil {
+		return fmt.Errorf("%s: %w", e.domain, err)
+	}
+	return nil
 }
