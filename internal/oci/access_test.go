@@ -89,6 +89,31 @@ func TestTokens(t *testing.T) {
 	}
 }
 
+// TestSeveralChallenges: of those of a registry, one that can be answered is.
+func TestSeveralChallenges(t *testing.T) {
+	origin := pushImage(t)
+	users := map[string]string{"me": "secret"}
+	s := registrytest.NewTokenServer(t, users, nil)
+	bearer := fmt.Sprintf("Bearer realm=%q", s.URL+"/token")
+	for _, test := range []struct {
+		options    registrytest.Options
+		challenges []string
+	}{
+		{registrytest.Options{Users: users, Storage: origin.Storage}, []string{"Negotiate", `Basic realm="x"`}},
+		{registrytest.Options{Users: users, Storage: origin.Storage}, []string{"Negotiate", `BASIC realm="x"`, "NTLM"}},
+		{registrytest.Options{Tokens: s, Storage: origin.Storage}, []string{"Negotiate", `Basic realm="x"`, bearer}},
+	} {
+		p := registrytest.NewProxy(t, registrytest.Start(t, test.options), nil)
+		p.Plan("/", registrytest.Challenge(test.challenges...))
+		access := alone(t)
+		access.Credentials = loggedIn(t, p.Address, "me:secret")
+		checkPull(t, p.Address+tool, access, 0, "")
+	}
+	p := registrytest.NewProxy(t, origin.Registry, nil)
+	p.Plan("/", registrytest.Challenge("Negotiate", "NTLM"))
+	checkPull(t, p.Address+tool, alone(t), fault.Unreachable, "401")
+}
+
 // TestTokenServerElsewhere: a registry cannot have credentials sent to this host's own services, nor to where there is no
 // TLS although the registry has it.
 func TestTokenServerElsewhere(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -65,7 +66,21 @@ func (h *hosts) RoundTrip(request *http.Request) (*http.Response, error) {
 		h.answered(request.URL.Scheme)
 	}
 	h.satisfy(request.URL.Host)
+	sortChallenges(response.Header)
 	return response, nil
+}
+
+// sortChallenges has the challenge first that can be answered (RFC 9110, section 11.6.1), a Bearer one before a Basic one:
+// the library that logs in looks at no other.
+func sortChallenges(header http.Header) {
+	rank := func(challenge string) int {
+		scheme, _, _ := strings.Cut(challenge, " ")
+		if i := slices.Index([]string{"bearer", "basic"}, strings.ToLower(scheme)); i >= 0 {
+			return i
+		}
+		return 2
+	}
+	slices.SortStableFunc(header["Www-Authenticate"], func(a, b string) int { return rank(a) - rank(b) })
 }
 
 // exposes reports whether somebody on the way could read credentials in a request. A token for the registry itself is

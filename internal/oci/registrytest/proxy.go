@@ -235,10 +235,12 @@ func Refuse(status int, retryAfter, body string) Fault {
 	}
 }
 
-// Challenge asks for a login (RFC 9110, section 11.6.1).
-func Challenge(challenge string) Fault {
+// Challenge asks for a login, in one of several ways (RFC 9110, section 11.6.1).
+func Challenge(challenges ...string) Fault {
 	return func(w http.ResponseWriter, _ *http.Request, _ func(*http.Request) Answer) {
-		w.Header().Set("WWW-Authenticate", challenge)
+		for _, challenge := range challenges {
+			w.Header().Add("WWW-Authenticate", challenge)
+		}
 		w.WriteHeader(http.StatusUnauthorized)
 	}
 }
