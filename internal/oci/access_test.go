@@ -278,6 +278,41 @@ func TestRedirectLosesCredentials(t *testing.T) {
 	checkPull(t, front.Address+tool, access, fault.Unreachable, "redirect from TLS|--insecure")
 }
 
+// TestStorageRefuses: a host that the registry redirects to knows nobody, so that no login would help; another registry
+// knows what there is.
+func TestStorageRefuses(t *testing.T) {
+	origin := pushImage(t)
+	layer := "/blobs/" + origin.layer
+	const unknown = `{"errors":[{"code":"MANIFEST_UNKNOWN"}]}`
+	for _, test := range []struct {
+		part  string
+		fault registrytest.Fault
+		kind  fault.Kind
+		words string
+	}{
+		{layer, registrytest.Refuse(403, "", "<Error>expired"), fault.Unreachable, "403 Forbidden"},
+		{layer, registrytest.Refuse(404, "", "<Error>NoSuchKey"), fault.Unreachable, "404 Not Found"},
+		{layer, registrytest.Refuse(429, "7200", ""), fault.Unreachable, "429 Too Many Requests|Retry-After: 7200"},
+		{"/manifests/", registrytest.Refuse(403, "", ""), fault.Unreachable, "403 Forbidden"},
+		{"/manifests/", registrytest.Refuse(404, "", unknown), fault.NotFound, "404 Not Found|check the tag"},
+	} {
+		front, storage := registrytest.NewProxy(t, origin.Registry, nil), registrytest.NewProxy(t, origin.Registry, nil)
+		front.Plan(test.part, registrytest.Redirect(storage.URL))
+		storage.Plan("/", test.fault)
+		words := test.words
+		if test.kind == fault.Unreachable {
+			words += "|" + front.Address + " redirects to it|" + storage.Address + " does not give"
+		}
+		access := alone(t)
+		access.Credentials = loggedIn(t, front.Address, "me:secret")
+		err := download(t, front.Address+tool, access)
+		checkFault(t, err, test.kind, strings.Split(words, "|")...)
+		if text := fmt.Sprint(err) + fault.HintOf(err); strings.Contains(text, "login") || strings.Contains(text, "asked as") {
+			t.Errorf("%s: the error is %q, want nothing about logging in", test.part, text)
+		}
+	}
+}
+
 // TestPlainHTTP: without TLS, credentials go to loopback alone, unless the user says otherwise.
 func TestPlainHTTP(t *testing.T) {
 	for host, want := range map[string]struct{ tried, sent bool }{

@@ -133,6 +133,10 @@ func (e *endpoint) refused(ctx context.Context, r *refusal) error {
 		login = "banger login"
 	}
 	switch {
+	case e.isStorage(r):
+		hint := fmt.Sprintf("%s does not give what %s keeps there%s: try again later; a proxy or the network may be in the way",
+			r.from, e.domain, r.until())
+		return fault.New(fault.Unreachable, fmt.Errorf("%w (%s redirects to it)", r, e.domain), hint)
 	case r.status == http.StatusUnauthorized, r.status == http.StatusForbidden:
 		who, hint := e.whoIsRefused(ctx, login)
 		return fault.New(fault.Unreachable, fmt.Errorf("%w (%s)", r, who), hint)
@@ -142,6 +146,12 @@ func (e *endpoint) refused(ctx context.Context, r *refusal) error {
 		return fault.New(fault.Unreachable, r, fmt.Sprintf("the registry limits your pulls%s: wait, or log in: %s", r.until(), login))
 	}
 	return fault.New(fault.Unreachable, r, fmt.Sprintf("the registry has a problem%s: try again later", r.until()))
+}
+
+// isStorage reports whether a refusal is that of a host behind the registry, which knows neither its users nor its images.
+// Where a registry redirects to another one, that says in the words of registries what there is not.
+func (e *endpoint) isStorage(r *refusal) bool {
+	return !r.token && r.from != e.host && (r.status != http.StatusNotFound || len(r.codes) == 0)
 }
 
 // until is when a registry wants to be asked again, in its own words.
