@@ -73,6 +73,7 @@ type blobReader struct {
 	endpoints  []*endpoint // that have not failed; the first is asked
 	failed     failures    // of those that have
 	offset     int64       // of the next byte
+	end        int64       // where the present answer ends, if it has a part of the rest alone; or 0
 	broken     int         // how often in a row a connection broke without a byte
 	body       io.ReadCloser
 }
@@ -114,6 +115,7 @@ func (b *blobReader) withTried(err error) error {
 // open asks for the rest of the blob. A registry that does not know ranges sends it from the beginning.
 func (b *blobReader) open() error {
 	header, e := http.Header{}, b.endpoints[0]
+	b.end = 0
 	if b.offset > 0 {
 		header.Set("Range", fmt.Sprintf("bytes=%d-", b.offset))
 	}
@@ -130,8 +132,8 @@ func (b *blobReader) open() error {
 	} else if err := b.checkRange(response.Header.Get("Content-Range")); err != nil {
 		return err
 	}
-	if n := response.ContentLength; n >= 0 && from+n != b.descriptor.Size {
-		return b.wrongSize(fmt.Sprintf("has %d bytes", from+n))
+	if err := b.checkLength(response, from); err != nil {
+		return err
 	}
 	if _, err := io.CopyN(io.Discard, b.body, b.offset-from); err != nil {
 		return e.failure(b.ctx, err)
@@ -146,6 +148,20 @@ func (b *blobReader) checkRange(got string) error {
 	}
 	err := fmt.Errorf("continuing %s at byte %d: %s sends %q", b.descriptor.Digest, b.offset, b.endpoints[0].domain, got)
 	return fault.New(fault.Corrupt, err, "")
+}
+
+// checkLength checks that an answer from a byte on has the rest of the blob. One with a range may have a part of that
+// alone (RFC 9110, section 15.3.7).
+func (b *blobReader) checkLength(response *http.Response, from int64) error {
+	end := from + response.ContentLength
+	switch {
+	case response.ContentLength < 0 || end == b.descriptor.Size:
+		return nil
+	case response.StatusCode == http.StatusPartialContent && from < end && end < b.descriptor.Size:
+		b.end = end
+		return nil
+	}
+	return b.wrongSize(fmt.Sprintf("has %d bytes", end))
 }
 
 func (b *blobReader) wrongSize(has string) error {
@@ -199,6 +215,11 @@ func (b *blobReader) goOn(reason error) error {
 func (b *blobReader) reopen(reason error) error {
 	if settled(reason) {
 		return reason
+	}
+	if b.end > 0 && b.offset == b.end { // nothing has broken
+		if reason = b.open(); reason == nil || settled(reason) {
+			return reason
+		}
 	}
 	limits := b.endpoints[0].access.Limits
 	for b.broken < limits.Repeat {

@@ -128,6 +128,15 @@ func testFaults(t *testing.T, origin pushed, authority *registrytest.Authority) 
 		{"another range than asked for", func(p *registrytest.Proxy) {
 			p.Plan(layer, registrytest.Cut(1000), registrytest.WrongRange)
 		}, fault.Corrupt, "continuing|at byte 1000|bytes 1-", " bytes=1000-"},
+		{"ranges in parts", func(p *registrytest.Proxy) {
+			p.Plan(layer, registrytest.Cut(1000), registrytest.Part(500), registrytest.Part(2000), registrytest.Part(1))
+		}, 0, "", " bytes=1000- bytes=1500- bytes=3500- bytes=3501-"},
+		{"ranges in many parts", func(p *registrytest.Proxy) {
+			p.Plan(layer, append([]registrytest.Fault{registrytest.Cut(1000)}, registrytest.Repeat(50, registrytest.Part(500))...)...)
+		}, 0, "", "*"},
+		{"ranges of nothing", func(p *registrytest.Proxy) {
+			p.Plan(layer, append([]registrytest.Fault{registrytest.Cut(1000)}, registrytest.Repeat(99, registrytest.Part(0))...)...)
+		}, fault.Corrupt, "has 1000 bytes|the manifest says", " bytes=1000-"},
 		{"stalled in a layer, once", func(p *registrytest.Proxy) { p.Plan(layer, p.Stall(1000)) }, 0, "", " bytes=1000-"},
 		{"stalled in a layer, always", func(p *registrytest.Proxy) {
 			p.Plan(layer, registrytest.Repeat(99, p.Stall(0))...)

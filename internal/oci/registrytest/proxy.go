@@ -276,6 +276,19 @@ func (p *Proxy) WholeStall(n int) Fault {
 	}
 }
 
+// Part answers to a Range with n bytes of it alone (RFC 9110, section 15.3.7).
+func Part(n int) Fault {
+	return func(w http.ResponseWriter, r *http.Request, ask func(*http.Request) Answer) {
+		if first, ok := strings.CutSuffix(r.Header.Get("Range"), "-"); ok {
+			from, _ := strconv.Atoi(strings.TrimPrefix(first, "bytes="))
+			r.Header.Set("Range", first+"-"+strconv.Itoa(from+max(n, 1)-1))
+		}
+		a := ask(r)
+		a.Body = a.Body[:min(n, len(a.Body))]
+		a.send(w)
+	}
+}
+
 // WrongRange answers as if another part of the blob had been asked for.
 func WrongRange(w http.ResponseWriter, r *http.Request, ask func(*http.Request) Answer) {
 	r.Header.Set("Range", "bytes=1-")
