@@ -66,6 +66,17 @@ func platformOf(p ocispec.Platform) Platform {
 	return Platform{OS: p.OS, Architecture: p.Architecture, Variant: p.Variant}.canonical()
 }
 
+// orElse fills in what a configuration does not say with what is wanted, as docker does.
+func (p Platform) orElse(want Platform) Platform {
+	if p.OS == "" {
+		p.OS = want.OS
+	}
+	if p.Architecture == "" {
+		p.Architecture, p.Variant = want.Architecture, orElse(p.Variant, want.Variant)
+	}
+	return p
+}
+
 // runs reports whether an image for p can be used where q is wanted.
 func (p Platform) runs(q Platform) bool { return p.rank(q) >= 0 }
 

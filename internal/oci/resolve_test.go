@@ -227,6 +227,27 @@ func TestVariants(t *testing.T) {
 	}
 }
 
+// TestHalfAPlatform: what a configuration does not say is what is wanted. What it says counts.
+func TestHalfAPlatform(t *testing.T) {
+	for _, test := range []struct{ os, architecture, want string }{
+		{"", "", "linux/arm/v7"}, {"linux", "", "linux/arm/v7"}, {"", "arm", "linux/arm"}, {"", "s390x", ""}, {"windows", "", ""},
+	} {
+		c := newContent(t)
+		config := ocispec.Image{Platform: ocispec.Platform{OS: test.os, Architecture: test.architecture}}
+		d := c.addManifest(ocispec.MediaTypeImageManifest, ocispec.Manifest{
+			Versioned: specs.Versioned{SchemaVersion: 2}, Layers: []ocispec.Descriptor{},
+			Config: c.addBlob(ocispec.MediaTypeImageConfig, c.marshal(config)),
+		})
+		ref := "oci:" + c.layout(named(d, "v1"))
+		if test.want == "" {
+			_, err := Resolve(t.Context(), ref, options(t, "linux/arm/v7"))
+			checkFault(t, err, fault.Platform, "linux/arm/v7")
+		} else if got := resolveOK(t, ref, "linux/arm/v7").Platform.String(); got != test.want {
+			t.Errorf("an image for %q and %q: got the platform %s, want %s", test.os, test.architecture, got, test.want)
+		}
+	}
+}
+
 // TestIndexesWithoutEnd: an index that names others again and again, or very many of them, costs few requests. Each document
 // is asked for once, and there is an end to their number.
 func TestIndexesWithoutEnd(t *testing.T) {
