@@ -369,7 +369,7 @@ func TestCredentialsInPlain(t *testing.T) {
 				request.Header.Set("Authorization", test.authorization)
 			}
 			h := &hosts{access: mustDefault(t, alone(t)), registry: "10.1.2.3:5000", insecure: insecure, answered: func(string) {}}
-			_, err = h.RoundTrip(request) //nolint:bodyclose // there is none
+			_, err = h.RoundTrip(request)
 			if want := test.refused && !insecure; want != (fault.KindOf(err) == fault.Unreachable) {
 				t.Errorf("%s with %q and %q, insecure %t: got %v, want it refused: %t", test.url, test.authorization, test.body, insecure, err, want)
 			}

@@ -44,15 +44,17 @@ type hosts struct {
 	answered func(scheme string) // called when the registry has answered over a scheme
 
 	mu         sync.Mutex
-	transports map[string]*http.Transport // by the scheme and the host
-	wanting    map[string]bool            // hosts that have asked for a client certificate and not answered yet: whether they got one
-	satisfied  map[string]bool            // hosts that have answered
+	transports map[string]*http.Transport // by scheme and host
+	// wanting are the hosts that have asked for a client certificate and not answered yet: whether they got one.
+	wanting   map[string]bool
+	satisfied map[string]bool // hosts that have answered
 }
 
 // RoundTrip sends a request by the transport of its host.
 func (h *hosts) RoundTrip(request *http.Request) (*http.Response, error) {
 	if h.exposes(request) {
-		return nil, exposed(request.URL.Host)
+		err := errors.New("no credentials are sent there, since the connection is not encrypted")
+		return nil, fault.New(fault.Unreachable, err, unencryptedHint)
 	}
 	transport, err := h.transport(request)
 	if err != nil {
@@ -94,12 +96,6 @@ func (h *hosts) exposes(request *http.Request) bool {
 		authorization = ""
 	}
 	return authorization != "" || request.Body != nil && request.Body != http.NoBody // in which token servers get secrets
-}
-
-// exposed is the error for credentials that are not sent to a host.
-func exposed(host string) error {
-	err := fmt.Errorf("%s is not sent credentials, since the connection is not encrypted", host)
-	return fault.New(fault.Unreachable, err, unencryptedHint)
 }
 
 // unencryptedHint is that of credentials that are not sent.
@@ -213,7 +209,7 @@ func (h *hosts) CloseIdleConnections() {
 // than net/http spares.
 func proxyFor(request *http.Request) (*url.URL, error) {
 	if loopback(request.URL.Host) {
-		return nil, nil //nolint:nilnil // as http.Transport has it
+		return nil, nil
 	}
 	return http.ProxyFromEnvironment(request)
 }
