@@ -377,6 +377,16 @@ func TestCredentialsInPlain(t *testing.T) {
 	}
 }
 
+// TestBelowLocalhost: names in .localhost are this machine without a name server that knows them.
+func TestBelowLocalhost(t *testing.T) {
+	origin := pushImage(t)
+	r := registrytest.Start(t, registrytest.Options{Users: map[string]string{"me": "secret"}, Storage: origin.Storage})
+	_, port, _ := strings.Cut(r.Address, ":")
+	access := alone(t)
+	access.Credentials = loggedIn(t, "k3d.localhost:"+port, "me:secret")
+	checkPull(t, "k3d.localhost:"+port+tool, access, 0, "")
+}
+
 // TestHelperThatHangs: a helper that is asked after a refusal, as whom it was, ends with the pull.
 func TestHelperThatHangs(t *testing.T) {
 	dir := t.TempDir()

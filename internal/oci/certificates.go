@@ -214,11 +214,22 @@ func proxyFor(request *http.Request) (*url.URL, error) {
 	return http.ProxyFromEnvironment(request)
 }
 
+// dial connects to this machine for every name below localhost, whatever a name server says (RFC 6761, section 6.3):
+// credentials are sent there without TLS.
+func dial(d *net.Dialer) func(ctx context.Context, network, address string) (net.Conn, error) {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		if host, port, err := net.SplitHostPort(address); err == nil && strings.HasSuffix(host, ".localhost") {
+			address = net.JoinHostPort("localhost", port)
+		}
+		return d.DialContext(ctx, network, address)
+	}
+}
+
 // newTransport is Go's own, with limits to the wait, and without Go's decompression: digests are of what is sent.
 func newTransport(limits Limits) *http.Transport {
 	return &http.Transport{
 		Proxy:                 proxyFor,
-		DialContext:           (&net.Dialer{Timeout: limits.Connect}).DialContext,
+		DialContext:           dial(&net.Dialer{Timeout: limits.Connect}),
 		ForceAttemptHTTP2:     true,
 		DisableCompression:    true,
 		IdleConnTimeout:       limits.Silence,
