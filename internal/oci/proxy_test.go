@@ -34,6 +34,14 @@ func inOwnProcess(t *testing.T) bool {
 	return false
 }
 
+// useProxy has all that the environment says about proxies be this one.
+func useProxy(t *testing.T, url string) {
+	t.Helper()
+	for name, value := range map[string]string{"HTTP_PROXY": url, "HTTPS_PROXY": url, "NO_PROXY": "", "no_proxy": ""} {
+		t.Setenv(name, value)
+	}
+}
+
 // TestNoProxyForThisMachine: what counts as this machine, and so gets credentials without TLS, is not asked for by
 // another.
 func TestNoProxyForThisMachine(t *testing.T) {
@@ -45,8 +53,7 @@ func TestNoProxyForThisMachine(t *testing.T) {
 		seen = append(seen, r.Host)
 		w.WriteHeader(http.StatusTeapot)
 	}))
-	t.Setenv("HTTP_PROXY", "http://"+proxy)
-	t.Setenv("HTTPS_PROXY", "http://"+proxy)
+	useProxy(t, "http://"+proxy)
 	for host, asked := range map[string]bool{
 		"registry.example": true, "localhost:1": false, "127.0.0.1:1": false, "k3d.localhost:1": false,
 	} {
@@ -110,8 +117,7 @@ func TestProxyWithTLS(t *testing.T) {
 	proxy, shown := proxyWithTLS(t, ca, map[string]string{
 		"registry.example:5000": secure.Address, "plain.example:5000": origin.Address,
 	})
-	t.Setenv("HTTP_PROXY", proxy)
-	t.Setenv("HTTPS_PROXY", proxy)
+	useProxy(t, proxy)
 	access := alone(t)
 	checkPull(t, "registry.example:5000"+tool, access, fault.Unreachable, "unknown authority")
 	access.CAFile, access.CertDir = ca.File, t.TempDir()
