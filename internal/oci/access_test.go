@@ -1,6 +1,8 @@
 package oci
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -87,6 +89,31 @@ func TestTokens(t *testing.T) {
 	}
 }
 
+// TestSeveralChallenges: of those of a registry, one that can be answered is.
+func TestSeveralChallenges(t *testing.T) {
+	origin := pushImage(t)
+	users := map[string]string{"me": "secret"}
+	s := registrytest.NewTokenServer(t, users, nil)
+	bearer := fmt.Sprintf("Bearer realm=%q", s.URL+"/token")
+	for _, test := range []struct {
+		options    registrytest.Options
+		challenges []string
+	}{
+		{registrytest.Options{Users: users, Storage: origin.Storage}, []string{"Negotiate", `Basic realm="x"`}},
+		{registrytest.Options{Users: users, Storage: origin.Storage}, []string{"Negotiate", `BASIC realm="x"`, "NTLM"}},
+		{registrytest.Options{Tokens: s, Storage: origin.Storage}, []string{"Negotiate", `Basic realm="x"`, bearer}},
+	} {
+		p := registrytest.NewProxy(t, registrytest.Start(t, test.options), nil)
+		p.Plan("/", registrytest.Challenge(test.challenges...))
+		access := alone(t)
+		access.Credentials = loggedIn(t, p.Address, "me:secret")
+		checkPull(t, p.Address+tool, access, 0, "")
+	}
+	p := registrytest.NewProxy(t, origin.Registry, nil)
+	p.Plan("/", registrytest.Challenge("Negotiate", "NTLM"))
+	checkPull(t, p.Address+tool, alone(t), fault.Unreachable, "401")
+}
+
 // TestTokenServerElsewhere: a registry cannot have credentials sent to this host's own services, nor to where there is no
 // TLS although the registry has it.
 func TestTokenServerElsewhere(t *testing.T) {
@@ -103,6 +130,11 @@ func TestTokenServerElsewhere(t *testing.T) {
 		access.Credentials = loggedIn(t, p.Address, "me:secret")
 		checkPull(t, p.Address+tool, access, fault.Unreachable, "bearer realm|token server that it should not")
 	}
+	// One without TLS gets no password, unless it is on this host.
+	plain.Plan("/", registrytest.Challenge(`Bearer realm="http://192.0.2.1/token"`))
+	access := alone(t)
+	access.Credentials = loggedIn(t, plain.Address, "me:secret")
+	checkPull(t, plain.Address+tool, access, fault.Unreachable, "http://192.0.2.1/token|not encrypted|--insecure")
 	// Of a registry on this host, the token server may be here, by another name.
 	plain.Plan("/", registrytest.Challenge(`Bearer realm="http://127.0.0.1:1/token"`))
 	checkPull(t, plain.Address+tool, alone(t), fault.Unreachable, "127.0.0.1:1/token|refused")
@@ -246,6 +278,41 @@ func TestRedirectLosesCredentials(t *testing.T) {
 	checkPull(t, front.Address+tool, access, fault.Unreachable, "redirect from TLS|--insecure")
 }
 
+// TestStorageRefuses: a host that the registry redirects to knows nobody, so that no login would help; another registry
+// knows what there is.
+func TestStorageRefuses(t *testing.T) {
+	origin := pushImage(t)
+	layer := "/blobs/" + origin.layer
+	const unknown = `{"errors":[{"code":"MANIFEST_UNKNOWN"}]}`
+	for _, test := range []struct {
+		part  string
+		fault registrytest.Fault
+		kind  fault.Kind
+		words string
+	}{
+		{layer, registrytest.Refuse(403, "", "<Error>expired"), fault.Unreachable, "403 Forbidden"},
+		{layer, registrytest.Refuse(404, "", "<Error>NoSuchKey"), fault.Unreachable, "404 Not Found"},
+		{layer, registrytest.Refuse(429, "7200", ""), fault.Unreachable, "429 Too Many Requests|Retry-After: 7200"},
+		{"/manifests/", registrytest.Refuse(403, "", ""), fault.Unreachable, "403 Forbidden"},
+		{"/manifests/", registrytest.Refuse(404, "", unknown), fault.NotFound, "404 Not Found|check the tag"},
+	} {
+		front, storage := registrytest.NewProxy(t, origin.Registry, nil), registrytest.NewProxy(t, origin.Registry, nil)
+		front.Plan(test.part, registrytest.Redirect(storage.URL))
+		storage.Plan("/", test.fault)
+		words := test.words
+		if test.kind == fault.Unreachable {
+			words += "|" + front.Address + " redirects to it|" + storage.Address + " does not give"
+		}
+		access := alone(t)
+		access.Credentials = loggedIn(t, front.Address, "me:secret")
+		err := download(t, front.Address+tool, access)
+		checkFault(t, err, test.kind, strings.Split(words, "|")...)
+		if text := fmt.Sprint(err) + fault.HintOf(err); strings.Contains(text, "login") || strings.Contains(text, "asked as") {
+			t.Errorf("%s: the error is %q, want nothing about logging in", test.part, text)
+		}
+	}
+}
+
 // TestPlainHTTP: without TLS, credentials go to loopback alone, unless the user says otherwise.
 func TestPlainHTTP(t *testing.T) {
 	for host, want := range map[string]struct{ tried, sent bool }{
@@ -270,9 +337,75 @@ func TestPlainHTTP(t *testing.T) {
 	e := newEndpoint(place{named: mustName(t, r.Address+tool)}, mustDefault(t, access))
 	e.host = "10.255.255.1:5000" // as if it were there
 	e.settle("http")
-	_, hint := e.whoIsRefused("")
+	_, hint := e.whoIsRefused(t.Context(), "")
 	if !strings.Contains(hint, "--insecure") {
 		t.Errorf("credentials that are not sent: got the hint %q, want it to name --insecure", hint)
+	}
+}
+
+// TestCredentialsInPlain: what a request without TLS may carry, and to whom.
+func TestCredentialsInPlain(t *testing.T) {
+	stopped, cancel := context.WithCancel(t.Context())
+	cancel() // nothing is sent: a request that is let through ends with this
+	for _, test := range []struct {
+		url, authorization, body string
+		refused                  bool
+	}{
+		{"http://192.0.2.1/token", "Basic bWU6c2VjcmV0", "", true},
+		{"http://192.0.2.1/token", "Bearer t", "", true},
+		{"http://192.0.2.1/token", "", "refresh_token=secret", true},
+		{"http://192.0.2.1/token", "", "", false},
+		{"http://10.1.2.3:5000/v2/", "Basic bWU6c2VjcmV0", "", true},
+		{"http://10.1.2.3:5000/v2/", "Bearer anonymous", "", false}, // its own
+		{"http://localhost:5000/token", "Basic bWU6c2VjcmV0", "", false},
+		{"https://192.0.2.1/token", "Basic bWU6c2VjcmV0", "refresh_token=secret", false},
+	} {
+		for _, insecure := range []bool{false, true} {
+			request, err := http.NewRequestWithContext(stopped, http.MethodPost, test.url, strings.NewReader(test.body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if test.authorization != "" {
+				request.Header.Set("Authorization", test.authorization)
+			}
+			h := &hosts{access: mustDefault(t, alone(t)), registry: "10.1.2.3:5000", insecure: insecure, answered: func(string) {}}
+			_, err = h.RoundTrip(request)
+			if want := test.refused && !insecure; want != (fault.KindOf(err) == fault.Unreachable) {
+				t.Errorf("%s with %q and %q, insecure %t: got %v, want it refused: %t", test.url, test.authorization, test.body, insecure, err, want)
+			}
+		}
+	}
+}
+
+// TestBelowLocalhost: names in .localhost are this machine without a name server that knows them.
+func TestBelowLocalhost(t *testing.T) {
+	origin := pushImage(t)
+	r := registrytest.Start(t, registrytest.Options{Users: map[string]string{"me": "secret"}, Storage: origin.Storage})
+	_, port, _ := strings.Cut(r.Address, ":")
+	access := alone(t)
+	access.Credentials = loggedIn(t, "k3d.localhost:"+port, "me:secret")
+	checkPull(t, "k3d.localhost:"+port+tool, access, 0, "")
+}
+
+// TestHelperThatHangs: a helper that is asked after a refusal, as whom it was, ends with the pull.
+func TestHelperThatHangs(t *testing.T) {
+	dir := t.TempDir()
+	program, file := filepath.Join(dir, "docker-credential-hangs"), filepath.Join(dir, "config.json")
+	writeFile(t, program, []byte("#!/bin/sh\nexec sleep 10 2>/dev/null\n"))
+	writeFile(t, file, []byte(`{"credsStore": "hangs"}`))
+	if err := os.Chmod(program, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	host := serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) }))
+	opts := options(t, "linux/amd64")
+	opts.Access.Credentials = fromFile(file)
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	began := time.Now()
+	_, err := Resolve(ctx, host+tool, opts)
+	if took := time.Since(began); !errors.Is(err, context.DeadlineExceeded) || took > 5*time.Second {
+		t.Errorf("got %v after %s, want the end of the context in time", err, took)
 	}
 }
 
@@ -309,6 +442,16 @@ func TestMirrors(t *testing.T) {
 			one.Plan("/manifests/", refuse)
 			home.Plan("/manifests/", registrytest.Refuse(http.StatusNotFound, "", `{"errors":[{"code":"MANIFEST_UNKNOWN"}]}`))
 		}, fault.NotFound, home.Address + " answers 404|mirrors were tried|" + gone + "|refused|" + one.Address + " answers 503", "", 1},
+		{"a mirror with a wrong configuration", []string{one.Address}, func() { one.Plan("/blobs/", registrytest.Flip(20)) },
+			0, "", one.Address + ": the bytes of|asking " + home.Address + " instead", 0},
+		{"none for the configuration", []string{one.Address}, func() {
+			one.Plan("/", registrytest.Repeat(9, registrytest.Refuse(404, "", ""))...)
+			home.Plan("/blobs/", refuse)
+		}, fault.Unreachable, home.Address + " answers 503 Service Unavailable: closed on Sundays (mirrors were tried: " + one.Address + " answers 404", "", 1},
+		{"none for a layer", []string{one.Address}, func() {
+			one.Plan("/", registrytest.Repeat(9, registrytest.Refuse(404, "", ""))...)
+			home.Plan(layer, refuse)
+		}, fault.Unreachable, home.Address + " answers 503 Service Unavailable: closed on Sundays (mirrors were tried: " + one.Address + " answers 404", "", 1},
 		{"a layer that the mirror lacks", []string{one.Address}, func() { one.Plan(layer, registrytest.Refuse(404, "", "")) },
 			0, "", "404|asking " + home.Address, 0},
 		{"a mirror that breaks in a layer", []string{one.Address}, func() {
@@ -337,6 +480,21 @@ func TestMirrors(t *testing.T) {
 			p.Forget()
 		}
 	}
+}
+
+// TestMirrorOfAnIndex: a mirror that has something else under a digest of the index is left for the registry.
+func TestMirrorOfAnIndex(t *testing.T) {
+	c, other := newContent(t), newContent(t)
+	image := c.image("linux/amd64", "x")
+	c.tag("v1", c.index(image))
+	other.blobs, other.manifests["v1"] = c.blobs, c.manifests["v1"]
+	other.manifests[image.Digest.String()] = []byte("<html>the cache is full")
+	home, mirror := serve(t, c), serve(t, other)
+	access := alone(t)
+	access.Configuration = configured(t, fmt.Sprintf("[[registry]]\nlocation = %q\n[[registry.mirror]]\nlocation = %q\n", home, mirror))
+	checkPull(t, home+tool, access, 0, "")
+	c.manifests[image.Digest.String()] = []byte("<html>closed")
+	checkPull(t, home+tool, access, fault.Corrupt, home+": the bytes of|mirrors were tried: "+mirror+": the bytes of")
 }
 
 // TestConfiguration: what else registries.conf says.

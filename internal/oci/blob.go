@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -15,7 +16,28 @@ import (
 
 // blob returns a reader that takes up a download where it broke.
 func (r *registry) blob(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
+	if isConfig(d) {
+		return r.configuration(ctx, d)
+	}
 	return r.blobAt(ctx, d, 0)
+}
+
+// configuration returns a blob that is small. An endpoint with other bytes does not have it.
+func (r *registry) configuration(ctx context.Context, d ocispec.Descriptor) (body io.ReadCloser, err error) {
+	err = r.each(ctx, func(e *endpoint) error {
+		b, err := r.read(ctx, d, 0, []*endpoint{e})
+		if err != nil {
+			return err
+		}
+		defer func() { _ = b.Close() }()
+		data, err := readSmall(b)
+		if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+			return err
+		}
+		body = io.NopCloser(bytes.NewReader(data))
+		return e.check(data, d.Digest)
+	})
+	return body, err
 }
 
 // blobAt is blob from a byte on. At the end of the blob there is nothing to ask for.
@@ -26,8 +48,15 @@ func (r *registry) blobAt(ctx context.Context, d ocispec.Descriptor, offset int6
 	if offset == d.Size {
 		return io.NopCloser(strings.NewReader("")), nil
 	}
+	return r.read(ctx, d, offset, r.order())
+}
+
+// read reads a blob from a byte on, at the first endpoint that has it.
+func (r *registry) read(ctx context.Context, d ocispec.Descriptor, offset int64, from []*endpoint) (io.ReadCloser, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	b := &blobReader{ctx: ctx, cancel: cancel, descriptor: d, endpoints: r.order(), offset: offset}
+	b := &blobReader{
+		ctx: ctx, cancel: cancel, registry: r, descriptor: d, endpoints: from, failed: make(failures), offset: offset,
+	}
 	if err := b.start(); err != nil {
 		cancel()
 		return nil, err
@@ -39,10 +68,12 @@ func (r *registry) blobAt(ctx context.Context, d ocispec.Descriptor, offset int6
 type blobReader struct {
 	ctx        context.Context
 	cancel     context.CancelFunc
+	registry   *registry
 	descriptor ocispec.Descriptor
 	endpoints  []*endpoint // that have not failed; the first is asked
-	failed     []error     // of those that have
+	failed     failures    // of those that have
 	offset     int64       // of the next byte
+	end        int64       // where the present answer ends, if it has a part of the rest alone; or 0
 	broken     int         // how often in a row a connection broke without a byte
 	body       io.ReadCloser
 }
@@ -66,21 +97,25 @@ func (b *blobReader) leave(err error) bool {
 		return false
 	}
 	left := b.endpoints[0]
-	b.failed, b.endpoints, b.broken = append(b.failed, err), b.endpoints[1:], 0
+	b.failed[left] = err
+	b.endpoints, b.broken = b.endpoints[1:], 0
 	left.access.Report(fmt.Sprintf("%v: asking %s for %s", err, b.endpoints[0].domain, b.descriptor.Digest))
 	return true
 }
 
+// withTried is the error of the last endpoint, with those of the ones before it.
 func (b *blobReader) withTried(err error) error {
-	if err == nil || len(b.failed) == 0 {
+	if err == nil || b.ctx.Err() != nil || len(b.failed) == 0 {
 		return err
 	}
-	return tried(append(b.failed, err))
+	b.failed[b.endpoints[0]] = err
+	return b.registry.tried(b.failed)
 }
 
 // open asks for the rest of the blob. A registry that does not know ranges sends it from the beginning.
 func (b *blobReader) open() error {
 	header, e := http.Header{}, b.endpoints[0]
+	b.end = 0
 	if b.offset > 0 {
 		header.Set("Range", fmt.Sprintf("bytes=%d-", b.offset))
 	}
@@ -97,11 +132,11 @@ func (b *blobReader) open() error {
 	} else if err := b.checkRange(response.Header.Get("Content-Range")); err != nil {
 		return err
 	}
-	if n := response.ContentLength; n >= 0 && from+n != b.descriptor.Size {
-		return b.wrongSize(fmt.Sprintf("has %d bytes", from+n))
+	if err := b.checkLength(response, from); err != nil {
+		return err
 	}
 	if _, err := io.CopyN(io.Discard, b.body, b.offset-from); err != nil {
-		return e.failure(err)
+		return e.failure(b.ctx, err)
 	}
 	return nil
 }
@@ -113,6 +148,20 @@ func (b *blobReader) checkRange(got string) error {
 	}
 	err := fmt.Errorf("continuing %s at byte %d: %s sends %q", b.descriptor.Digest, b.offset, b.endpoints[0].domain, got)
 	return fault.New(fault.Corrupt, err, "")
+}
+
+// checkLength checks that an answer from a byte on has the rest of the blob. One with a range may have a part of that
+// alone (RFC 9110, section 15.3.7).
+func (b *blobReader) checkLength(response *http.Response, from int64) error {
+	end := from + response.ContentLength
+	switch {
+	case response.ContentLength < 0 || end == b.descriptor.Size:
+		return nil
+	case response.StatusCode == http.StatusPartialContent && from < end && end < b.descriptor.Size:
+		b.end = end
+		return nil
+	}
+	return b.wrongSize(fmt.Sprintf("has %d bytes", end))
 }
 
 func (b *blobReader) wrongSize(has string) error {
@@ -167,6 +216,11 @@ func (b *blobReader) reopen(reason error) error {
 	if settled(reason) {
 		return reason
 	}
+	if b.end > 0 && b.offset == b.end { // nothing has broken
+		if reason = b.open(); reason == nil || settled(reason) {
+			return reason
+		}
+	}
 	limits := b.endpoints[0].access.Limits
 	for b.broken < limits.Repeat {
 		b.close()
@@ -186,11 +240,11 @@ func (b *blobReader) reopen(reason error) error {
 	return b.final(reason)
 }
 
-// settled reports whether a registry that is asked again would say the same: it has refused, or its bytes are wrong.
+// settled reports whether a registry that is asked again would say the same: its bytes are wrong, or it has refused, which
+// requests are repeated for by themselves as often as that may help.
 func settled(err error) bool {
 	var r *refusal
-	refused := errors.As(err, &r) && r.status < http.StatusInternalServerError && r.status != http.StatusTooManyRequests
-	return refused || fault.KindOf(err) == fault.Corrupt
+	return errors.As(err, &r) || fault.KindOf(err) == fault.Corrupt
 }
 
 // final is the error of a download that broke for good. An answer of no known length that is merely too short stays an
@@ -202,7 +256,7 @@ func (b *blobReader) final(err error) error {
 	case err == io.EOF: //nolint:errorlint // wrapped, it is the end of a connection
 		return io.ErrUnexpectedEOF
 	}
-	err = b.endpoints[0].failure(err)
+	err = b.endpoints[0].failure(b.ctx, err)
 	return fmt.Errorf("downloading %s, broken %d times at byte %d of %d: %w",
 		b.descriptor.Digest, b.broken+1, b.offset, b.descriptor.Size, err)
 }

@@ -11,6 +11,8 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 
 	"go.podman.io/image/v5/pkg/tlsclientconfig"
@@ -42,14 +44,19 @@ type hosts struct {
 	answered func(scheme string) // called when the registry has answered over a scheme
 
 	mu         sync.Mutex
-	transports map[string]*http.Transport
-	wanting    map[string]bool // hosts that have asked for a client certificate and not answered yet: whether they got one
-	satisfied  map[string]bool // hosts that have answered
+	transports map[string]*http.Transport // by scheme and host
+	// wanting are the hosts that have asked for a client certificate and not answered yet: whether they got one.
+	wanting   map[string]bool
+	satisfied map[string]bool // hosts that have answered
 }
 
 // RoundTrip sends a request by the transport of its host.
 func (h *hosts) RoundTrip(request *http.Request) (*http.Response, error) {
-	transport, err := h.transport(request.URL.Host)
+	if h.exposes(request) {
+		err := errors.New("no credentials are sent there, since the connection is not encrypted")
+		return nil, fault.New(fault.Unreachable, err, unencryptedHint)
+	}
+	transport, err := h.transport(request)
 	if err != nil {
 		return nil, err
 	}
@@ -61,8 +68,39 @@ func (h *hosts) RoundTrip(request *http.Request) (*http.Response, error) {
 		h.answered(request.URL.Scheme)
 	}
 	h.satisfy(request.URL.Host)
+	sortChallenges(response.Header)
 	return response, nil
 }
+
+// sortChallenges has the challenge first that can be answered (RFC 9110, section 11.6.1), a Bearer one before a Basic one:
+// the library that logs in looks at no other.
+func sortChallenges(header http.Header) {
+	rank := func(challenge string) int {
+		scheme, _, _ := strings.Cut(challenge, " ")
+		if i := slices.Index([]string{"bearer", "basic"}, strings.ToLower(scheme)); i >= 0 {
+			return i
+		}
+		return 2
+	}
+	slices.SortStableFunc(header["Www-Authenticate"], func(a, b string) int { return rank(a) - rank(b) })
+}
+
+// exposes reports whether somebody on the way could read credentials in a request. A token for the registry itself is
+// none: without encryption it is nobody's, see endpoint.withheld.
+func (h *hosts) exposes(request *http.Request) bool {
+	if request.URL.Scheme != "http" || h.insecure || loopback(request.URL.Host) {
+		return false
+	}
+	authorization := request.Header.Get("Authorization")
+	if scheme, _, _ := strings.Cut(authorization, " "); request.URL.Host == h.registry && strings.EqualFold(scheme, "bearer") {
+		authorization = ""
+	}
+	return authorization != "" || request.Body != nil && request.Body != http.NoBody // in which token servers get secrets
+}
+
+// unencryptedHint is that of credentials that are not sent.
+const unencryptedHint = "pass --insecure, or set insecure = true for the registry in registries.conf, to log in without " +
+	"encryption"
 
 // certificateWanted is the error of a connection to a host that has asked for a client certificate. What such a host
 // says when it wants another is often lost: it hangs up (RFC 8446, section 4.4.2.4).
@@ -113,10 +151,12 @@ func (h *hosts) choose(host string, own []tls.Certificate) func(*tls.Certificate
 	}
 }
 
-func (h *hosts) transport(host string) (*http.Transport, error) {
+func (h *hosts) transport(request *http.Request) (*http.Transport, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if t := h.transports[host]; t != nil {
+	host := request.URL.Host
+	key := request.URL.Scheme + "://" + host // by which there are proxies, too
+	if t := h.transports[key]; t != nil {
 		return t, nil
 	}
 	config, err := h.tls(host)
@@ -133,8 +173,27 @@ func (h *hosts) transport(host string) (*http.Transport, error) {
 	}
 	t := newTransport(h.access.Limits)
 	t.TLSClientConfig = config
-	h.transports[host] = t
+	if err := h.throughTLS(t, request); err != nil {
+		return nil, err
+	}
+	h.transports[key] = t
 	return t, nil
+}
+
+// throughTLS has a transport reach a proxy that has TLS as a host of its own: it is not the registry, and is not shown the
+// registry's client certificate.
+func (h *hosts) throughTLS(t *http.Transport, request *http.Request) error {
+	proxy, err := t.Proxy(request)
+	if err != nil || proxy == nil || proxy.Scheme != "https" {
+		return err
+	}
+	config, err := h.tls(proxy.Host)
+	if err != nil {
+		return err
+	}
+	dialer := &tls.Dialer{NetDialer: &net.Dialer{Timeout: h.access.Limits.Connect}, Config: config}
+	t.DialTLSContext = dialer.DialContext // which is for the proxy alone: all that the transport asks goes through it
+	return nil
 }
 
 // CloseIdleConnections closes the connections to all hosts.
@@ -146,11 +205,31 @@ func (h *hosts) CloseIdleConnections() {
 	}
 }
 
+// proxyFor returns the proxy of the environment, or nil. There is none for what counts as this machine, which is more
+// than net/http spares.
+func proxyFor(request *http.Request) (*url.URL, error) {
+	if loopback(request.URL.Host) {
+		return nil, nil
+	}
+	return http.ProxyFromEnvironment(request)
+}
+
+// dial connects to this machine for every name below localhost, whatever a name server says (RFC 6761, section 6.3):
+// credentials are sent there without TLS.
+func dial(d *net.Dialer) func(ctx context.Context, network, address string) (net.Conn, error) {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		if host, port, err := net.SplitHostPort(address); err == nil && strings.HasSuffix(host, ".localhost") {
+			address = net.JoinHostPort("localhost", port)
+		}
+		return d.DialContext(ctx, network, address)
+	}
+}
+
 // newTransport is Go's own, with limits to the wait, and without Go's decompression: digests are of what is sent.
 func newTransport(limits Limits) *http.Transport {
 	return &http.Transport{
-		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           (&net.Dialer{Timeout: limits.Connect}).DialContext,
+		Proxy:                 proxyFor,
+		DialContext:           dial(&net.Dialer{Timeout: limits.Connect}),
 		ForceAttemptHTTP2:     true,
 		DisableCompression:    true,
 		IdleConnTimeout:       limits.Silence,

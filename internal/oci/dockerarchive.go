@@ -85,7 +85,14 @@ func (a *archive) otherPlatform(ctx context.Context, chosen saved, want Platform
 	if err != nil {
 		return nil, err
 	}
-	return readImage(ctx, l, want)
+	if name != "" {
+		return readImage(ctx, l, want)
+	}
+	index, err := l.indexWith(ctx, digest.Digest(blobDigest(chosen.Config)))
+	if err != nil {
+		return nil, err
+	}
+	return readImage(ctx, layoutEntry{l, index}, want)
 }
 
 // archiveName names an image of an archive: as the user does, or else by the first name that docker saved with it, or

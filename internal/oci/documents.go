@@ -42,11 +42,15 @@ func (d documents) manifest(ctx context.Context, what ocispec.Descriptor) (io.Re
 }
 
 func (d documents) blob(ctx context.Context, what ocispec.Descriptor) (io.ReadCloser, error) {
-	switch what.MediaType {
-	case ocispec.MediaTypeImageConfig, dockerConfig:
+	if isConfig(what) {
 		return d.open(ctx, what, d.registrySource.blob)
 	}
 	return d.registrySource.blob(ctx, what)
+}
+
+// isConfig reports whether a blob is the configuration of an image, by what its manifest says.
+func isConfig(d ocispec.Descriptor) bool {
+	return d.MediaType == ocispec.MediaTypeImageConfig || d.MediaType == dockerConfig
 }
 
 // open returns a document that is kept, or the registry's, which is then kept if it is what it should be.

@@ -152,11 +152,11 @@ func (e *endpoint) get(ctx context.Context, path string, header http.Header, ok 
 		err = context.Cause(ctx)
 	}
 	if err != nil {
-		return nil, e.failure(err)
+		return nil, e.failure(ctx, err)
 	}
 	if err := checkStatus(response, ok); err != nil {
 		_ = response.Body.Close()
-		return nil, e.failure(err)
+		return nil, e.failure(ctx, err)
 	}
 	return response, nil
 }

@@ -98,15 +98,15 @@ func shorten(s string) string {
 }
 
 // failure gives an error of a request its kind and a hint.
-func (e *endpoint) failure(err error) error {
+func (e *endpoint) failure(ctx context.Context, err error) error {
 	if errors.Is(err, context.Canceled) || fault.KindOf(err) != fault.Failure {
 		return e.plain(err)
 	}
 	if r := refusalOf(err); r != nil {
-		return e.refused(r)
+		return e.refused(ctx, r)
 	}
 	if errors.Is(err, auth.ErrBasicCredentialNotFound) || strings.Contains(err.Error(), "missing username or password") {
-		return e.refused(&refusal{from: e.host, status: http.StatusUnauthorized})
+		return e.refused(ctx, &refusal{from: e.host, status: http.StatusUnauthorized})
 	}
 	return fault.New(fault.Unreachable, fmt.Errorf("asking %s: %w", e.domain, e.plain(err)), e.explain(err))
 }
@@ -127,38 +127,51 @@ func refusalOf(err error) *refusal {
 }
 
 // refused is the error for what a registry answered.
-func (e *endpoint) refused(r *refusal) error {
+func (e *endpoint) refused(ctx context.Context, r *refusal) error {
 	login := "banger login " + e.domain
 	if e.domain == "docker.io" {
 		login = "banger login"
 	}
 	switch {
+	case e.isStorage(r):
+		hint := fmt.Sprintf("%s does not give what %s keeps there%s: try again later; a proxy or the network may be in the way",
+			r.from, e.domain, r.until())
+		return fault.New(fault.Unreachable, fmt.Errorf("%w (%s redirects to it)", r, e.domain), hint)
 	case r.status == http.StatusUnauthorized, r.status == http.StatusForbidden:
-		who, hint := e.whoIsRefused(login)
+		who, hint := e.whoIsRefused(ctx, login)
 		return fault.New(fault.Unreachable, fmt.Errorf("%w (%s)", r, who), hint)
 	case r.status == http.StatusNotFound && !r.token:
 		return fault.New(fault.NotFound, r, e.notFoundHint(r))
 	case r.status == http.StatusTooManyRequests:
-		hint := "the registry limits your pulls: wait, or log in: " + login
-		if r.retryAfter != "" {
-			hint = fmt.Sprintf("the registry limits your pulls (Retry-After: %s): wait, or log in: %s", r.retryAfter, login)
-		}
-		return fault.New(fault.Unreachable, r, hint)
+		return fault.New(fault.Unreachable, r, fmt.Sprintf("the registry limits your pulls%s: wait, or log in: %s", r.until(), login))
 	}
-	return fault.New(fault.Unreachable, r, "the registry has a problem: try again later")
+	return fault.New(fault.Unreachable, r, fmt.Sprintf("the registry has a problem%s: try again later", r.until()))
+}
+
+// isStorage reports whether a refusal is that of a host behind the registry, which knows neither its users nor its images.
+// Where a registry redirects to another one, that says in the words of registries what there is not.
+func (e *endpoint) isStorage(r *refusal) bool {
+	return !r.token && r.from != e.host && (r.status != http.StatusNotFound || len(r.codes) == 0)
+}
+
+// until is when a registry wants to be asked again, in its own words.
+func (r *refusal) until() string {
+	if r.retryAfter == "" {
+		return ""
+	}
+	return fmt.Sprintf(" (Retry-After: %s)", r.retryAfter)
 }
 
 // whoIsRefused says as whom the registry was asked, and never the secret.
-func (e *endpoint) whoIsRefused(login string) (who, hint string) {
+func (e *endpoint) whoIsRefused(ctx context.Context, login string) (who, hint string) {
 	e.mu.Lock()
 	if !e.asked { // it has refused without saying how to log in
-		e.login, e.asked = e.access.Credentials.Find(context.Background(), e.domain, e.repository), true
+		e.login, e.asked = e.access.Credentials.Find(ctx, e.domain, e.repository), true
 	}
 	found, withheld := e.login, e.withheld()
 	e.mu.Unlock()
 	if !found.None() && withheld {
-		return "not asked as " + found.String() + ", since the connection is not encrypted",
-			"pass --insecure, or set insecure = true for it in registries.conf, to log in without encryption"
+		return "not asked as " + found.String() + ", since the connection is not encrypted", unencryptedHint
 	}
 	if !found.None() {
 		return "asked as " + found.String(), "check that this user may pull the image; to log in as another: " + login

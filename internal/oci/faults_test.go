@@ -128,6 +128,15 @@ func testFaults(t *testing.T, origin pushed, authority *registrytest.Authority) 
 		{"another range than asked for", func(p *registrytest.Proxy) {
 			p.Plan(layer, registrytest.Cut(1000), registrytest.WrongRange)
 		}, fault.Corrupt, "continuing|at byte 1000|bytes 1-", " bytes=1000-"},
+		{"ranges in parts", func(p *registrytest.Proxy) {
+			p.Plan(layer, registrytest.Cut(1000), registrytest.Part(500), registrytest.Part(2000), registrytest.Part(1))
+		}, 0, "", " bytes=1000- bytes=1500- bytes=3500- bytes=3501-"},
+		{"ranges in many parts", func(p *registrytest.Proxy) {
+			p.Plan(layer, append([]registrytest.Fault{registrytest.Cut(1000)}, registrytest.Repeat(50, registrytest.Part(500))...)...)
+		}, 0, "", "*"},
+		{"ranges of nothing", func(p *registrytest.Proxy) {
+			p.Plan(layer, append([]registrytest.Fault{registrytest.Cut(1000)}, registrytest.Repeat(99, registrytest.Part(0))...)...)
+		}, fault.Corrupt, "has 1000 bytes|the manifest says", " bytes=1000-"},
 		{"stalled in a layer, once", func(p *registrytest.Proxy) { p.Plan(layer, p.Stall(1000)) }, 0, "", " bytes=1000-"},
 		{"stalled in a layer, always", func(p *registrytest.Proxy) {
 			p.Plan(layer, registrytest.Repeat(99, p.Stall(0))...)
@@ -165,6 +174,14 @@ func testFaults(t *testing.T, origin pushed, authority *registrytest.Authority) 
 			fault.Unreachable, "429 Too Many Requests|limits your pulls|Retry-After: 3600|banger login", ""},
 		{"busy in a layer", func(p *registrytest.Proxy) { p.Plan(layer, registrytest.Cut(1000), busy(503, "0"), busy(502, "")) },
 			0, "", " bytes=1000- bytes=1000- bytes=1000-"},
+		{"busy for ever", func(p *registrytest.Proxy) { p.Plan(manifests, busy(503, "99999999999")) },
+			fault.Unreachable, "503 Service Unavailable|Retry-After: 99999999999", ""},
+		{"busy for too long in a layer", func(p *registrytest.Proxy) {
+			p.Plan(layer, append([]registrytest.Fault{registrytest.Cut(1000)}, registrytest.Repeat(9, busy(429, "3600"))...)...)
+		}, fault.Unreachable, "429 Too Many Requests|Retry-After: 3600", " bytes=1000-"},
+		{"broken in a layer", func(p *registrytest.Proxy) {
+			p.Plan(layer, append([]registrytest.Fault{registrytest.Cut(1000)}, registrytest.Repeat(99, busy(503, ""))...)...)
+		}, fault.Unreachable, "503 Service Unavailable|try again later", " bytes=1000- bytes=1000- bytes=1000- bytes=1000-"},
 		{"broken", func(p *registrytest.Proxy) { p.Plan(manifests, registrytest.Repeat(9, busy(500, ""))...) },
 			fault.Unreachable, "500 Internal Server Error|try again later", ""},
 		{"no such tag", func(p *registrytest.Proxy) {

@@ -230,6 +230,32 @@ func TestDocker25(t *testing.T) {
 	checkFault(t, err, fault.Usage, "docker.io/library/one:v1, docker.io/library/two:v1")
 }
 
+// TestDocker25WithoutNames: of images without names, each has its own platforms, and no other's.
+func TestDocker25WithoutNames(t *testing.T) {
+	c := newContent(t)
+	one := []ocispec.Descriptor{c.image("linux/amd64", "one"), c.image("linux/arm64", "one of arm64")}
+	two := []ocispec.Descriptor{c.image("linux/amd64", "two"), c.image("linux/arm64", "two of arm64")}
+	three := c.image("linux/amd64", "three") // in no index
+	images := []ocispec.Descriptor{c.index(one...), c.index(c.index(two...), c.image("linux/s390x", "z")), three}
+	members := docker25(t, c, map[string]ocispec.Descriptor{})
+	members[ocispec.ImageIndexFile] = string(c.blobs[c.index(images...).Digest])
+	var all []saved
+	for _, d := range []ocispec.Descriptor{one[0], two[0], three} {
+		s := savedOf(t, c, "", d)
+		s.RepoTags = nil
+		all = append(all, s)
+	}
+	path := writeArchive(t, members, all...)
+	for n, want := range []string{"one of arm64", "two of arm64"} {
+		ref := fmt.Sprintf("docker-archive:%s:@%d", path, n)
+		if got := texts(t, resolveOK(t, ref, "linux/arm64")); got[0] != want {
+			t.Errorf("Resolve(%q) for linux/arm64: got %q, want %q", ref, got, want)
+		}
+	}
+	_, err := Resolve(t.Context(), "docker-archive:"+path+":@2", options(t, "linux/arm64"))
+	checkFault(t, err, fault.Platform, "linux/arm64", "linux/amd64")
+}
+
 // TestDocker25Damaged: a blob is checked against the digest in its name.
 func TestDocker25Damaged(t *testing.T) {
 	c := newContent(t)

@@ -192,16 +192,12 @@ func readImage(ctx context.Context, s source, want Platform) (*Image, error) {
 	return image, image.addLayers(s, manifest.Layers)
 }
 
-// readConfig parses the configuration and checks that the image is for the platform. Images that do not say what they
-// are for count as what is wanted, as with docker.
+// readConfig parses the configuration and checks that the image is for the platform.
 func (i *Image) readConfig(want Platform) error {
 	if err := json.Unmarshal(i.RawConfig, &i.Config); err != nil {
 		return fault.New(fault.Corrupt, fmt.Errorf("reading the configuration: %w", err), "")
 	}
-	i.Platform = platformOf(i.Config.Platform)
-	if i.Platform == (Platform{}) {
-		i.Platform = want
-	}
+	i.Platform = platformOf(i.Config.Platform).orElse(want)
 	if !i.Platform.runs(Platform{OS: want.OS, Architecture: want.Architecture}) {
 		return noPlatform(want, []candidate{{platform: i.Platform}})
 	}

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/banger-vm/banger/internal/fault"
@@ -94,15 +95,11 @@ func (l *layout) Close() error {
 
 // root reads the layout's index and returns what the tag stands for.
 func (l *layout) root(ctx context.Context) (document, error) {
-	raw, err := readFile(l.files, ocispec.ImageIndexFile)
+	entries, err := l.entries()
 	if err != nil {
-		return document{}, fault.New(fault.Corrupt, fmt.Errorf("reading the layout: %w", err), "")
+		return document{}, err
 	}
-	var index document
-	if err := json.Unmarshal(raw, &index); err != nil {
-		return document{}, fault.New(fault.Corrupt, fmt.Errorf("reading the layout's %q: %w", ocispec.ImageIndexFile, err), "")
-	}
-	chosen, err := l.choose(index.Manifests)
+	chosen, err := l.choose(entries)
 	if err != nil {
 		return document{}, err
 	}
@@ -110,6 +107,71 @@ func (l *layout) root(ctx context.Context) (document, error) {
 		return readDocument(ctx, l, chosen[0])
 	}
 	return document{Manifests: chosen}, nil
+}
+
+// entries are those of the layout's index.
+func (l *layout) entries() ([]ocispec.Descriptor, error) {
+	raw, err := readFile(l.files, ocispec.ImageIndexFile)
+	if err != nil {
+		return nil, fault.New(fault.Corrupt, fmt.Errorf("reading the layout: %w", err), "")
+	}
+	var index document
+	if err := json.Unmarshal(raw, &index); err != nil {
+		return nil, fault.New(fault.Corrupt, fmt.Errorf("reading the layout's %q: %w", ocispec.ImageIndexFile, err), "")
+	}
+	return index.Manifests, nil
+}
+
+// layoutEntry is what an entry of a layout's index describes.
+type layoutEntry struct {
+	*layout
+	entry ocispec.Descriptor
+}
+
+func (e layoutEntry) root(ctx context.Context) (document, error) {
+	return readDocument(ctx, e.layout, e.entry)
+}
+
+// indexWith returns the entry that is an index of the image with a configuration. The images of an archive that have no
+// names are told apart by nothing else.
+func (l *layout) indexWith(ctx context.Context, config digest.Digest) (ocispec.Descriptor, error) {
+	entries, err := l.entries()
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	for _, d := range entries {
+		if l.leads(ctx, d, config) {
+			return d, nil
+		}
+	}
+	err = fmt.Errorf("reading the layout: no index in it leads to the configuration %q", config)
+	return ocispec.Descriptor{}, fault.New(fault.NotFound, err, "")
+}
+
+// leads reports whether an entry is an index that leads to a configuration. What cannot be read leads to none: an archive
+// need not have all platforms of an image.
+func (l *layout) leads(ctx context.Context, d ocispec.Descriptor, config digest.Digest) bool {
+	index, err := readDocument(ctx, l, d)
+	if err != nil || !index.isIndex() {
+		return false
+	}
+	w := &indexWalk{source: l, visited: make(map[digest.Digest]bool)}
+	if w.collect(ctx, index, 0) != nil {
+		return false
+	}
+	manifests := w.unknown
+	for _, c := range w.known {
+		manifests = append(manifests, c.descriptor)
+	}
+	for _, d := range manifests {
+		if first, err := w.visit(d.Digest); err != nil || !first {
+			continue
+		}
+		if m, err := readDocument(ctx, l, d); err == nil && m.Config != nil && m.Config.Digest == config {
+			return true
+		}
+	}
+	return false
 }
 
 // containerdName is the annotation with the whole name of an image in what docker and containerd write; the tag is then

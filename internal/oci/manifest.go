@@ -198,7 +198,7 @@ func (w *indexWalk) choose(ctx context.Context, want Platform) (ocispec.Descript
 			return ocispec.Descriptor{}, err
 		}
 		if p != (Platform{}) {
-			w.known = append(w.known, candidate{d, p})
+			w.known = append(w.known, candidate{d, p.orElse(want)})
 		}
 	}
 	if c := choose(w.known, want); c != nil {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -65,9 +66,45 @@ func platformOf(p ocispec.Platform) Platform {
 	return Platform{OS: p.OS, Architecture: p.Architecture, Variant: p.Variant}.canonical()
 }
 
-// runs reports whether an image for p can be used where q is wanted. Without a wanted variant, any will do.
-func (p Platform) runs(q Platform) bool {
-	return p.OS == q.OS && p.Architecture == q.Architecture && (q.Variant == "" || p.Variant == q.Variant)
+// orElse fills in what a configuration does not say with what is wanted, as docker does.
+func (p Platform) orElse(want Platform) Platform {
+	if p.OS == "" {
+		p.OS = want.OS
+	}
+	if p.Architecture == "" {
+		p.Architecture, p.Variant = want.Architecture, orElse(p.Variant, want.Variant)
+	}
+	return p
+}
+
+// runs reports whether an image for p can be used where q is wanted.
+func (p Platform) runs(q Platform) bool { return p.rank(q) >= 0 }
+
+// rank returns how far an image for p is from q, which is wanted: 0 is the very one. A negative rank does not run.
+// Without a wanted variant, any will do.
+func (p Platform) rank(q Platform) int {
+	switch {
+	case p.OS != q.OS || p.Architecture != q.Architecture:
+		return -1
+	case q.Variant == "":
+		return 0
+	}
+	return slices.Index(q.variants(), p.Variant)
+}
+
+// variants are those that run where p does, p's own first and the least demanding at last: an arm runs what is for the
+// ones before it, to v5, and an amd64, too, to v1 (containerd, platforms.Only). What says nothing is taken at last, as
+// podman takes it.
+func (p Platform) variants() []string {
+	variants := []string{p.Variant}
+	least := map[string]int{"arm": 5, "amd64": 2}[p.Architecture]
+	version, err := strconv.Atoi(strings.TrimPrefix(p.Variant, "v"))
+	if err == nil && least > 0 && version <= 9 {
+		for version--; version >= least; version-- {
+			variants = append(variants, "v"+strconv.Itoa(version))
+		}
+	}
+	return append(variants, "")
 }
 
 // candidate is an image of an index.
@@ -76,8 +113,8 @@ type candidate struct {
 	platform   Platform
 }
 
-// choose returns the candidate for the platform: of several, the one with the least demanding variant, and of those
-// the first. nil says that there is none.
+// choose returns the candidate for the platform, and of several the first: the one with the nearest variant, or, where
+// none is wanted, with the least demanding one. nil says that there is none.
 func choose(candidates []candidate, want Platform) *candidate {
 	var fit []candidate
 	for _, c := range candidates {
@@ -85,7 +122,10 @@ func choose(candidates []candidate, want Platform) *candidate {
 			fit = append(fit, c)
 		}
 	}
-	slices.SortStableFunc(fit, func(a, b candidate) int { return cmp.Compare(a.platform.Variant, b.platform.Variant) })
+	slices.SortStableFunc(fit, func(a, b candidate) int {
+		nearer := cmp.Compare(a.platform.rank(want), b.platform.rank(want))
+		return cmp.Or(nearer, cmp.Compare(a.platform.Variant, b.platform.Variant))
+	})
 	if len(fit) == 0 {
 		return nil
 	}

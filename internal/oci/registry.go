@@ -65,10 +65,12 @@ func (r *registry) order() []*endpoint {
 	return append(order, r.endpoints[working+1:]...)
 }
 
-// each asks the endpoints in turn, until one gives what is asked for. Their errors are one in the end: the registry's
-// own, which comes last, with what its mirrors said.
+// failures are what endpoints said that did not give what they were asked for.
+type failures map[*endpoint]error
+
+// each asks the endpoints in turn, until one gives what is asked for. Their errors are one in the end, see tried.
 func (r *registry) each(ctx context.Context, ask func(*endpoint) error) error {
-	var failed []error
+	failed := make(failures)
 	for _, e := range r.order() {
 		err := ask(e)
 		if err == nil {
@@ -78,34 +80,37 @@ func (r *registry) each(ctx context.Context, ask func(*endpoint) error) error {
 		if ctx.Err() != nil {
 			return err
 		}
-		failed = append(failed, err)
+		failed[e] = err
 	}
-	return tried(failed)
+	return r.tried(failed)
 }
 
 // found remembers which endpoint works, and says what it is if that is not plain.
-func (r *registry) found(e *endpoint, failed []error) {
+func (r *registry) found(e *endpoint, failed failures) {
 	i := slices.Index(r.endpoints, e)
 	was := r.working.Swap(int32(i)) //nolint:gosec // there are few
-	for _, err := range failed {
-		r.report(err.Error())
+	for _, other := range r.endpoints {
+		if err := failed[other]; err != nil {
+			r.report(err.Error())
+		}
 	}
 	if len(failed) > 0 || int(was) != i {
 		r.report("asking " + e.domain + " instead")
 	}
 }
 
-// tried joins what several endpoints said. The last one's kind and hint are those of all.
-func tried(failed []error) error {
-	last := failed[len(failed)-1]
-	if len(failed) == 1 {
-		return last
+// tried joins what all endpoints said. The registry's kind and hint are those of all, in whatever order they were asked.
+func (r *registry) tried(failed failures) error {
+	last := len(r.endpoints) - 1
+	var mirrors []string
+	for _, mirror := range r.endpoints[:last] {
+		mirrors = append(mirrors, failed[mirror].Error())
 	}
-	var before []string
-	for _, err := range failed[:len(failed)-1] {
-		before = append(before, err.Error())
+	err := failed[r.endpoints[last]]
+	if len(mirrors) == 0 {
+		return err
 	}
-	return fmt.Errorf("%w (before it, mirrors were tried: %s)", last, strings.Join(before, "; "))
+	return fmt.Errorf("%w (mirrors were tried: %s)", err, strings.Join(mirrors, "; "))
 }
 
 // fetched is a manifest or index as it came.
@@ -136,7 +141,7 @@ func (e *endpoint) manifestOnce(ctx context.Context, id string) (fetched, error)
 	defer func() { _ = response.Body.Close() }()
 	raw, err := readSmall(response.Body)
 	if err != nil {
-		return fetched{}, e.failure(err)
+		return fetched{}, e.failure(ctx, err)
 	}
 	return fetched{raw, response.Header}, nil
 }
@@ -170,12 +175,12 @@ func (e *endpoint) root(ctx context.Context, named reference.Named) (document, e
 	sum := digest.FromBytes(got.raw)
 	switch said := digest.Digest(got.header.Get("Docker-Content-Digest")); {
 	case byDigest:
-		sum, err = digested.Digest(), checkDigest(got.raw, digested.Digest())
+		sum, err = digested.Digest(), e.check(got.raw, digested.Digest())
 	case said.Validate() == nil:
-		err = checkDigest(got.raw, said)
+		err = e.check(got.raw, said)
 	}
 	if err != nil {
-		return document{}, fmt.Errorf("reading the manifest: %s: %w", e.domain, err)
+		return document{}, fmt.Errorf("reading the manifest: %w", err)
 	}
 	root, err := parseDocument(got.raw, sum)
 	return root, pageError(err, e.domain, got.header)
@@ -191,12 +196,23 @@ func pageError(err error, domain string, header http.Header) error {
 	return fault.New(fault.Unsupported, err, "is it a registry? a proxy or a login page of the network may be in the way")
 }
 
-// manifest returns a manifest or index that an index names.
+// manifest returns a manifest or index that an index names. An endpoint with other bytes does not have it.
 func (r *registry) manifest(ctx context.Context, d ocispec.Descriptor) (body io.ReadCloser, err error) {
 	err = r.each(ctx, func(e *endpoint) error {
 		got, err := e.manifest(ctx, d.Digest.String())
+		if err != nil {
+			return err
+		}
 		body = io.NopCloser(bytes.NewReader(got.raw))
-		return err
+		return e.check(got.raw, d.Digest)
 	})
 	return body, err
+}
+
+// check checks what the endpoint has sent under a digest.
+func (e *endpoint) check(data []byte, want digest.Digest) error {
+	if err := checkDigest(data, want); err != nil {
+		return fmt.Errorf("%s: %w", e.domain, err)
+	}
+	return nil
 }

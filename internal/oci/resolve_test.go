@@ -189,6 +189,65 @@ func TestChoosePlatform(t *testing.T) {
 	checkFault(t, err, fault.Platform, "windows/amd64")
 }
 
+// TestVariants: which of an index's variants is chosen. Each image is named after its platform.
+func TestVariants(t *testing.T) {
+	for _, test := range []struct{ have, platform, want string }{
+		{"amd64 amd64/v2 amd64/v3", "linux/amd64", "amd64"},
+		{"amd64/v3 amd64/v2", "linux/amd64", "amd64/v2"},
+		{"amd64 amd64/v2 amd64/v4", "linux/amd64/v3", "amd64/v2"},
+		{"amd64 amd64/v2 amd64/v3", "linux/amd64/v3", "amd64/v3"},
+		{"arm64 amd64", "linux/amd64/v2", "amd64"},
+		{"amd64/v1", "linux/amd64/v2", "amd64/v1"},
+		{"amd64/v3", "linux/amd64/v2", ""},
+		{"arm arm/v5 arm/v6 arm/v8", "linux/arm/v7", "arm/v6"},
+		{"arm arm/v5 arm/v6 arm/v7", "linux/arm/v7", "arm/v7"},
+		{"arm/v5 arm/v7", "linux/arm/v8", "arm/v7"},
+		{"arm arm/v5", "linux/arm/v7", "arm/v5"},
+		{"arm arm/v7", "linux/arm/v6", "arm"},
+		{"arm/v7", "linux/arm/v6", ""},
+		{"arm arm/v4", "linux/arm/v5", "arm"},
+		{"arm64 arm/v8", "linux/arm64/v8", "arm64"},
+		{"arm64/v8", "linux/arm64", "arm64/v8"},
+		{"arm64/v8", "linux/arm64/v9", "arm64/v8"},
+		{"riscv64", "linux/riscv64/rva23", "riscv64"},
+		{"amd64", "linux/amd64/v99999999999", "amd64"},
+	} {
+		c := newContent(t)
+		var entries []ocispec.Descriptor
+		for _, platform := range strings.Fields(test.have) {
+			entries = append(entries, c.image("linux/"+platform, platform))
+		}
+		dir := "oci:" + c.layout(named(c.index(entries...), "v1"))
+		if test.want == "" {
+			_, err := Resolve(t.Context(), dir, options(t, test.platform))
+			checkFault(t, err, fault.Platform, test.platform, strings.ReplaceAll(test.have, " ", ", linux/"))
+		} else if got := texts(t, resolveOK(t, dir, test.platform)); len(got) != 1 || got[0] != test.want {
+			t.Errorf("%s of %q: got %q, want %q", test.platform, test.have, got, test.want)
+		}
+	}
+}
+
+// TestHalfAPlatform: what a configuration does not say is what is wanted. What it says counts.
+func TestHalfAPlatform(t *testing.T) {
+	for _, test := range []struct{ os, architecture, want string }{
+		{"", "", "linux/arm/v7"}, {"linux", "", "linux/arm/v7"}, {"", "arm", "linux/arm"}, {"", "s390x", ""}, {"windows", "", ""},
+	} {
+		c := newContent(t)
+		config := ocispec.Image{Platform: ocispec.Platform{OS: test.os, Architecture: test.architecture}}
+		d := c.addManifest(ocispec.MediaTypeImageManifest, ocispec.Manifest{
+			Versioned: specs.Versioned{SchemaVersion: 2}, Layers: []ocispec.Descriptor{},
+			Config: c.addBlob(ocispec.MediaTypeImageConfig, c.marshal(config)),
+		})
+		ref := "oci:" + c.layout(named(d, "v1"))
+		if test.want == "" {
+			_, err := Resolve(t.Context(), ref, options(t, "linux/arm/v7"))
+			checkFault(t, err, fault.Platform, "linux/arm/v7")
+		} else if got := resolveOK(t, ref, "linux/arm/v7").Platform.String(); got != test.want {
+			t.Errorf("an image for %q and %q: got the platform %s, want %s", test.os, test.architecture, got, test.want)
+		}
+	}
+}
+
 // TestIndexesWithoutEnd: an index that names others again and again, or very many of them, costs few requests. Each document
 // is asked for once, and there is an end to their number.
 func TestIndexesWithoutEnd(t *testing.T) {

@@ -40,12 +40,12 @@ func (r *repeating) pause(attempt int, response *http.Response, err error) (time
 	if attempt >= r.limits.Repeat || !passing(response, err) {
 		return 0, false
 	}
-	if response != nil {
-		if asked, ok := retryAfter(response, time.Now()); ok {
-			return asked, asked <= r.limits.Wait
-		}
+	own := r.limits.Pause << attempt
+	if response == nil {
+		return own, true
 	}
-	return r.limits.Pause << attempt, true
+	asked := retryAfter(response, time.Now())
+	return max(asked, own), asked <= r.limits.Wait
 }
 
 // passing reports whether a failure may be over soon. A registry that has been silent for long enough is not asked again.
@@ -76,16 +76,19 @@ func broken(err error) bool {
 	return strings.Contains(err.Error(), "stream error: ") || strings.Contains(err.Error(), "http2: ")
 }
 
-// retryAfter reads the header, which has seconds or a date (RFC 9110, section 10.2.3).
-func retryAfter(response *http.Response, now time.Time) (time.Duration, bool) {
+// retryAfter reads the header, which has seconds or a date (RFC 9110, section 10.2.3): 0 if there is none, or if it is
+// over already. More seconds than fit a number are as many as fit.
+func retryAfter(response *http.Response, now time.Time) time.Duration {
 	value := response.Header.Get("Retry-After")
-	if seconds, err := strconv.ParseInt(value, 10, 32); err == nil && seconds >= 0 {
-		return time.Duration(seconds) * time.Second, true
+	seconds, err := strconv.ParseInt(value, 10, 32)
+	if err == nil || errors.Is(err, strconv.ErrRange) {
+		return max(time.Duration(seconds)*time.Second, 0)
 	}
-	if date, err := http.ParseTime(value); err == nil {
-		return max(date.Sub(now), 0), true
+	date, err := http.ParseTime(value)
+	if err != nil {
+		return 0
 	}
-	return 0, false
+	return max(date.Sub(now), 0)
 }
 
 // next waits, and returns the request to send then.

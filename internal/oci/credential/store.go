@@ -107,9 +107,10 @@ func (s *Store) Places() []string {
 	return places
 }
 
-// Find returns the credentials for a repository of a registry: HOST[:PORT], "docker.io" for Docker Hub. The first place
-// that has any decides, and in a file the entry that is most specific.
+// Find returns the credentials for a repository of a registry: HOST[:PORT]. Docker Hub is "docker.io", or one of its own
+// hosts. The first place that has any decides, and in a file the entry that is most specific.
 func (s *Store) Find(ctx context.Context, registry, repository string) Found {
+	registry = canonical(registry)
 	found := Found{Credential: s.given}
 	for _, h := range s.helpers {
 		if h == Files {

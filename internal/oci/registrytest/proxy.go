@@ -235,10 +235,12 @@ func Refuse(status int, retryAfter, body string) Fault {
 	}
 }
 
-// Challenge asks for a login (RFC 9110, section 11.6.1).
-func Challenge(challenge string) Fault {
+// Challenge asks for a login, in one of several ways (RFC 9110, section 11.6.1).
+func Challenge(challenges ...string) Fault {
 	return func(w http.ResponseWriter, _ *http.Request, _ func(*http.Request) Answer) {
-		w.Header().Set("WWW-Authenticate", challenge)
+		for _, challenge := range challenges {
+			w.Header().Add("WWW-Authenticate", challenge)
+		}
 		w.WriteHeader(http.StatusUnauthorized)
 	}
 }
@@ -271,6 +273,19 @@ func (p *Proxy) WholeStall(n int) Fault {
 	return func(w http.ResponseWriter, r *http.Request, ask func(*http.Request) Answer) {
 		r.Header.Del("Range")
 		p.Stall(n)(w, r, ask)
+	}
+}
+
+// Part answers to a Range with n bytes of it alone (RFC 9110, section 15.3.7).
+func Part(n int) Fault {
+	return func(w http.ResponseWriter, r *http.Request, ask func(*http.Request) Answer) {
+		if first, ok := strings.CutSuffix(r.Header.Get("Range"), "-"); ok {
+			from, _ := strconv.Atoi(strings.TrimPrefix(first, "bytes="))
+			r.Header.Set("Range", first+"-"+strconv.Itoa(from+max(n, 1)-1))
+		}
+		a := ask(r)
+		a.Body = a.Body[:min(n, len(a.Body))]
+		a.send(w)
 	}
 }
 
