@@ -72,7 +72,7 @@ func download(t *testing.T, ref string, access Access) error {
 func hasty(silent bool) Limits {
 	limits := Limits{Connect: 20 * time.Second, Silence: 20 * time.Second, Pause: time.Millisecond, Repeat: 3, Wait: time.Second}
 	if silent {
-		limits.Silence = 400 * time.Millisecond
+		limits.Silence = time.Second
 	}
 	return limits
 }
@@ -140,19 +140,19 @@ func testFaults(t *testing.T, origin pushed, authority *registrytest.Authority) 
 		{"stalled in a layer, once", func(p *registrytest.Proxy) { p.Plan(layer, p.Stall(1000)) }, 0, "", " bytes=1000-"},
 		{"stalled in a layer, always", func(p *registrytest.Proxy) {
 			p.Plan(layer, registrytest.Repeat(99, p.Stall(0))...)
-		}, fault.Unreachable, "sent nothing for 400ms|try again", "*"},
+		}, fault.Unreachable, "sent nothing for 1s|try again", "*"},
 		{"stalled before the byte, without ranges", func(p *registrytest.Proxy) {
 			p.Plan(layer, registrytest.Cut(5000), p.WholeStall(500), registrytest.WholeCut(-1))
 		}, 0, "", " bytes=5000- bytes=5000-"},
 		{"stalled before the byte, without ranges, always", func(p *registrytest.Proxy) {
 			p.Plan(layer, append([]registrytest.Fault{registrytest.Cut(5000)}, registrytest.Repeat(99, p.WholeStall(500))...)...)
-		}, fault.Unreachable, "sent nothing for 400ms|at byte 5000|try again", "*"},
+		}, fault.Unreachable, "sent nothing for 1s|at byte 5000|try again", "*"},
 		{"stalled in a manifest", func(p *registrytest.Proxy) { p.Plan(manifests, p.Stall(10)) },
-			fault.Unreachable, "sent nothing for 400ms|manifest|try again", ""},
+			fault.Unreachable, "sent nothing for 1s|manifest|try again", ""},
 		{"stalled token server", func(p *registrytest.Proxy) {
 			p.Plan(manifests, registrytest.Challenge(fmt.Sprintf("Bearer realm=%q", p.URL+"/token")))
 			p.Plan("/token", p.Stalled(`{"token":`))
-		}, fault.Unreachable, "/token|sent nothing for 400ms|try again", ""},
+		}, fault.Unreachable, "/token|sent nothing for 1s|try again", ""},
 		{"no token server", func(p *registrytest.Proxy) {
 			p.Plan(manifests, registrytest.Challenge(fmt.Sprintf("Bearer realm=%q", p.URL+"/token")))
 		}, fault.Unreachable, "the token server localhost:|404", ""},
@@ -162,7 +162,7 @@ func testFaults(t *testing.T, origin pushed, authority *registrytest.Authority) 
 			p.Plan("/token", registrytest.Repeat(99, registrytest.Body("application/json", bytes.Repeat([]byte(" "), 1<<20)))...)
 		}, fault.Unreachable, "/token|failed to decode response", ""},
 		{"no answer", func(p *registrytest.Proxy) { p.Plan(manifests, p.Silent) },
-			fault.Unreachable, "sent nothing for 400ms|try again", ""},
+			fault.Unreachable, "sent nothing for 1s|try again", ""},
 		{"busy, and says until when", func(p *registrytest.Proxy) {
 			p.Plan(manifests, busy(429, "0"), busy(503, "0"))
 			p.Plan(layer, busy(429, "0"), busy(503, ""))
@@ -292,7 +292,7 @@ func TestDeadConnections(t *testing.T) {
 		for _, after := range []int64{1, 2000, 20_000} { // in the TLS handshake or the manifest, and in the layer
 			access := alone(t)
 			access.CAFile, access.Limits = ca.File, hasty(true)
-			access.Limits.Connect = 300 * time.Millisecond
+			access.Limits.Connect = time.Second
 			w := registrytest.NewWire(t, r.Address, 1, after)
 			began := time.Now()
 			err := download(t, w.Address+"/team/tool:v1", access)

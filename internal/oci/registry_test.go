@@ -139,7 +139,7 @@ func TestDownloadThatStalls(t *testing.T) {
 	host := serve(t, f)
 	defer close(f.stalled)
 	opts := options(t, "linux/amd64")
-	opts.Access.Limits = Limits{Silence: 50 * time.Millisecond, Pause: time.Millisecond, Repeat: 3}
+	opts.Access.Limits = hasty(true)
 	image, err := Resolve(t.Context(), host+"/r:v1", opts)
 	if err != nil {
 		t.Fatal(err)

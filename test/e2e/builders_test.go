@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -58,6 +60,35 @@ func onlyIn(t *testing.T, builder string, lines, other map[string]bool) {
 	for line := range lines {
 		if !other[line] {
 			t.Errorf("only the disk of the builder %s has: %s", builder, line)
+		}
+	}
+}
+
+// TestLostImageOfAVM: an image that a crash of the machine cost is made again with the same bytes, below a VM too; the builder
+// that cannot do that leaves the VM alone.
+func TestLostImageOfAVM(t *testing.T) {
+	u := newUser(t).withKernel()
+	reference := u.pushed(1).Address + "/team/tool:v1"
+	for _, c := range []struct {
+		builder string
+		code    int
+	}{{"native", 0}, {"mkfs", conflict}} {
+		name := "tool-" + c.builder
+		pull := []string{"image", "pull", reference, "--name", name, "--builder", c.builder}
+		u.must(pull...)
+		u.must("vm", "create", "--name", "box-"+c.builder, name, "true")
+		image := u.inspectImage(name)
+		if err := os.WriteFile(filepath.Join(filepath.Dir(image.Disk), "unsettled"), []byte("another boot"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got := u.run(pull...)
+		if got.code != c.code || c.code != 0 && !strings.Contains(got.stderr, "vm rm box-"+c.builder) {
+			t.Errorf("%s: pulling a lost image of which there is a VM: got %v, want the exit code %d", c.builder, got, c.code)
+		}
+		u.must("vm", "rm", "box-"+c.builder)
+		u.must(pull...)
+		if again := u.inspectImage(name); c.code == 0 && again.SHA256 != image.SHA256 {
+			t.Errorf("%s: the disk that was made again has the SHA-256 %s, not %s", c.builder, again.SHA256, image.SHA256)
 		}
 	}
 }

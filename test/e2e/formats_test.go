@@ -20,6 +20,8 @@ type inspected struct {
 	Reference string
 	Platform  string
 	Guest     string
+	Disk      string
+	SHA256    string
 	Config    json.RawMessage
 	Layers    []struct {
 		DiffID string `json:"diff_id"`
