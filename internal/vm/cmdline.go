@@ -42,6 +42,9 @@ func (s Spec) CommandLine(magic [16]byte, tscKHz int) []string {
 	if s.DiskSize != 0 {
 		line = append(line, "banger.grow")
 	}
+	if s.ModulesImage != "" {
+		line = append(line, "banger.modules")
+	}
 	if s.Network {
 		line = append(line, fmt.Sprintf("banger.net=%s", guestNetwork))
 	}

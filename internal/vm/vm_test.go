@@ -74,16 +74,16 @@ func TestCommandLine(t *testing.T) {
 	for _, want := range []string{
 		"console=ttyS0", "panic=-1", "reboot=t", "banger.init=/sbin/init", "banger.hostname=web-1.example",
 		"banger.magic=ab000000000000000000000000000001", "banger.net=10.0.2.15/24,10.0.2.2,10.0.2.3",
-		"tsc_early_khz=2600000", "banger.grow", "banger.spawn",
+		"tsc_early_khz=2600000", "banger.grow", "banger.modules", "banger.spawn",
 	} {
 		if !slices.Contains(full, want) {
 			t.Errorf("the command line %q lacks %q", full, want)
 		}
 	}
 	spec := validSpec()
-	spec.Hostname, spec.Network, spec.DiskSize, spec.SpawnAgent = "", false, 0, false
+	spec.Hostname, spec.Network, spec.DiskSize, spec.SpawnAgent, spec.ModulesImage = "", false, 0, false, ""
 	for _, word := range spec.CommandLine(magic, 0) {
-		for _, unwanted := range []string{"banger.hostname", "banger.net", "banger.grow", "banger.spawn", "tsc"} {
+		for _, unwanted := range []string{"banger.hostname", "banger.net", "banger.grow", "banger.modules", "banger.spawn", "tsc"} {
 			if strings.HasPrefix(word, unwanted) {
 				t.Errorf("the command line has %q, which was not asked for", word)
 			}

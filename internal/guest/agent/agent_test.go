@@ -78,7 +78,7 @@ func TestParseCommandLine(t *testing.T) {
 		{"console=ttyS0 quiet\n", commandLine{}},
 		{"a banger.init=/sbin/init  banger.hostname=vm banger.net=1,2,3 banger.magic=00ff\n", commandLine{init: "/sbin/init", hostname: "vm", net: "1,2,3", magic: "00ff"}},
 		{"banger.init=/a=b banger.init=/c=d", commandLine{init: "/c=d"}},
-		{"banger.init=/a banger.grow", commandLine{init: "/a", grow: true}},
+		{"banger.init=/a banger.grow banger.modules", commandLine{init: "/a", grow: true, modules: true}},
 		{"banger.init=/a banger.spawn", commandLine{init: "/a", spawn: true}},
 		{"banger.grown banger.initx=/a xbanger.init=/b banger.magic", commandLine{}},
 	}
@@ -184,6 +184,31 @@ func TestWaitForDiskLate(t *testing.T) {
 	})
 	if got, err := waitForDisk(sysfs, rootSerial, 5*time.Second); err != nil || got != "vda" {
 		t.Errorf("got %q, %v, want vda", got, err)
+	}
+}
+
+// TestWhenReady: a disk that is not ready is waited for, and no other failure is.
+func TestWhenReady(t *testing.T) {
+	early := []error{unix.ENOENT, unix.ENXIO, unix.ENXIO}
+	for _, c := range []struct {
+		limit time.Duration
+		then  error
+		want  int
+	}{{5 * time.Second, nil, 4}, {5 * time.Second, unix.EINVAL, 4}, {0, nil, 1}} {
+		used := 0
+		err := whenReady(c.limit, func() error {
+			if used++; used <= len(early) {
+				return early[used-1]
+			}
+			return c.then
+		})
+		want := c.then
+		if c.want <= len(early) {
+			want = early[c.want-1]
+		}
+		if used != c.want || !errors.Is(err, want) {
+			t.Errorf("within %v: used %d times, got %v, want %d and %v", c.limit, used, err, c.want, want)
+		}
 	}
 }
 
@@ -406,14 +431,15 @@ func TestMountAll(t *testing.T) {
 // TestMountModules: the directory is made only in a /lib that is there.
 func TestMountModules(t *testing.T) {
 	root := t.TempDir()
-	if err := mountModules("/dev/null", root); err != nil {
+	none := func() (string, error) { return "", errors.New("there is no disk") }
+	if err := mountModules(none, root); err != nil {
 		t.Errorf("an image without /lib: error %v, want none", err)
 	}
 	if exists(filepath.Join(root, "lib")) {
 		t.Error("/lib was made, want it left out")
 	}
 	makeFiles(t, root, "usr/lib/", "lib -> usr/lib")
-	if err := mountModules("/nonexistent", root); err == nil {
+	if err := mountModules(none, root); err == nil {
 		t.Error("mounting no disk gave no error")
 	}
 	if !exists(filepath.Join(root, "usr/lib/modules")) {

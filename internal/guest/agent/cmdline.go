@@ -14,6 +14,7 @@ type commandLine struct {
 	net      string // banger.net
 	magic    string // banger.magic
 	grow     bool   // banger.grow
+	modules  bool   // banger.modules
 	spawn    bool   // banger.spawn
 }
 
@@ -42,6 +43,8 @@ func parseCommandLine(text string) commandLine {
 			c.magic = value
 		case "banger.grow":
 			c.grow = true
+		case "banger.modules":
+			c.modules = true
 		case "banger.spawn":
 			c.spawn = true
 		}

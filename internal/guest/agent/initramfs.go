@@ -57,7 +57,7 @@ func handOver(out console) error {
 		return err
 	}
 	out.step("root")
-	disk, err := mountRoot(out)
+	disk, err := mountRoot(out, line.modules)
 	if err != nil {
 		return err
 	}
@@ -172,8 +172,9 @@ func loadModule(path string) error {
 	return err
 }
 
-// mountRoot mounts the root disk, and the module disk in it if there is one. It returns the root disk's device.
-func mountRoot(out console) (device string, err error) {
+// mountRoot mounts the root disk, and the module disk in it if there is one, which a VM can do without. It returns the root
+// disk's device.
+func mountRoot(out console, modules bool) (device string, err error) {
 	disk, err := waitForDisk("/sys/block", rootSerial, diskLimit)
 	if err != nil {
 		return "", err
@@ -182,15 +183,32 @@ func mountRoot(out console) (device string, err error) {
 		return "", fmt.Errorf("making %q: %w", newRoot, err)
 	}
 	device = "/dev/" + disk
-	if err := unix.Mount(device, newRoot, "ext4", 0, rootOptions); err != nil {
+	if err := mountDisk(device, newRoot, 0, rootOptions); err != nil {
 		return "", fmt.Errorf("mounting the root disk %q as ext4: %w", device, err)
 	}
-	if disk, ok := findDisk("/sys/block", modulesSerial); ok {
-		if err := mountModules("/dev/"+disk, newRoot); err != nil {
+	if modules {
+		find := func() (string, error) { return waitForDisk("/sys/block", modulesSerial, diskLimit) }
+		if err := mountModules(find, newRoot); err != nil {
 			out.say("%v", err)
 		}
 	}
 	return device, nil
+}
+
+// mountDisk mounts the ext4 file system of a disk that has been found.
+func mountDisk(device, target string, flags uintptr, options string) error {
+	return whenReady(diskLimit, func() error { return unix.Mount(device, target, "ext4", flags, options) })
+}
+
+// whenReady uses a disk until that does not fail for the reason that the disk is not ready. It is in /sys before its file is
+// in /dev (drivers/base/core.c, device_add), and that before it can be opened (block/genhd.c, device_add_disk: bdev_add).
+func whenReady(limit time.Duration, use func() error) error {
+	for end := time.Now().Add(limit); ; time.Sleep(10 * time.Millisecond) {
+		err := use()
+		if !errors.Is(err, unix.ENXIO) && !errors.Is(err, unix.ENOENT) || time.Now().After(end) {
+			return err
+		}
+	}
 }
 
 // isEmpty reports whether there is nothing in a directory, or no directory.
@@ -236,7 +254,7 @@ func disks(sysfs string) string {
 }
 
 // mountModules mounts the module disk where /lib/modules of root leads. An image without /lib does without.
-func mountModules(device, root string) error {
+func mountModules(find func() (disk string, err error), root string) error {
 	place, err := resolveIn(root, "/lib/modules")
 	if err != nil {
 		return fmt.Errorf("finding /lib/modules in the image: %w", err)
@@ -248,8 +266,12 @@ func mountModules(device, root string) error {
 	case err != nil && !errors.Is(err, os.ErrExist):
 		return fmt.Errorf("making /lib/modules in the image: %w", err)
 	}
-	if err := unix.Mount(device, place, "ext4", unix.MS_RDONLY|unix.MS_NODEV|unix.MS_NOSUID, ""); err != nil {
-		return fmt.Errorf("mounting the module disk %q: %w", device, err)
+	disk, err := find()
+	if err != nil {
+		return fmt.Errorf("finding the module disk: %w", err)
+	}
+	if err := mountDisk("/dev/"+disk, place, unix.MS_RDONLY|unix.MS_NODEV|unix.MS_NOSUID, ""); err != nil {
+		return fmt.Errorf("mounting the module disk %q: %w", disk, err)
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package qemu
 import (
 	"context"
 	"crypto/rand"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -146,9 +147,10 @@ func packInitramfs(t testing.TB, out, init string, modules []string) {
 	var archive cpioWriter
 	archive.directory("banger")
 	var list []string
-	for _, file := range modules {
-		list = append(list, filepath.Base(file))
-		archive.file("banger/"+filepath.Base(file), read(t, file), 0o644)
+	for n, file := range modules { // named as package kernel does it
+		name := fmt.Sprintf("%02d-%s", n, filepath.Base(file))
+		list = append(list, name)
+		archive.file("banger/"+name, read(t, file), 0o644)
 	}
 	archive.file("banger/modules.list", []byte(strings.Join(list, "\n")+"\n"), 0o644)
 	if init != "" {
