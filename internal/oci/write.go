@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 	"path"
 	"time"
 
@@ -32,7 +33,7 @@ type OutgoingLayer struct {
 
 // WriteArchive writes the images into one archive: an OCI image layout in a tar (oci-archive:) and, for docker, with the
 // file manifest.json, as docker writes it since version 25 (docker-archive:). What images share is written once, the same
-// images give the same bytes, and what describes the rest comes first. Layers stay uncompressed, so that their digests are
+// images give the same bytes to one user, and what describes the rest comes first. Layers stay uncompressed, so that their digests are
 // their diff_ids.
 func WriteArchive(ctx context.Context, w io.Writer, docker bool, images []Outgoing) error {
 	out := &archiveWriter{ctx: ctx, tar: tar.NewWriter(w), written: map[string]bool{}}
@@ -63,7 +64,10 @@ func (w *archiveWriter) member(name string, size int64, copyTo func(context.Cont
 		return nil
 	}
 	w.written[name] = true
-	header := &tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: size, ModTime: time.Unix(0, 0)}
+	// What unpacks the archive with owners, as skopeo does an oci-archive, may have no right to make files of root's.
+	header := &tar.Header{
+		Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: size, ModTime: time.Unix(0, 0), Uid: os.Getuid(), Gid: os.Getgid(),
+	}
 	if err := w.tar.WriteHeader(header); err != nil {
 		return err
 	}
