@@ -64,14 +64,27 @@ func (w *archiveWriter) member(name string, size int64, copyTo func(context.Cont
 		return nil
 	}
 	w.written[name] = true
-	// What unpacks the archive with owners, as skopeo does an oci-archive, may have no right to make files of root's.
-	header := &tar.Header{
-		Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: size, ModTime: time.Unix(0, 0), Uid: os.Getuid(), Gid: os.Getgid(),
-	}
-	if err := w.tar.WriteHeader(header); err != nil {
+	if err := w.header(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: size}); err != nil {
 		return err
 	}
 	return copyTo(w.ctx, w.tar)
+}
+
+// directories writes those that the blobs are in. Without them, they would be root's for skopeo.
+func (w *archiveWriter) directories() error {
+	for _, name := range []string{ocispec.ImageBlobsDir + "/", ocispec.ImageBlobsDir + "/" + digest.SHA256.String() + "/"} {
+		if err := w.header(&tar.Header{Typeflag: tar.TypeDir, Name: name, Mode: 0o755}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// header writes the header of a member. It belongs to who writes the archive: what unpacks it with its owners, as skopeo
+// does an oci-archive, may have no right to make files of others.
+func (w *archiveWriter) header(h *tar.Header) error {
+	h.ModTime, h.Uid, h.Gid = time.Unix(0, 0), os.Getuid(), os.Getgid()
+	return w.tar.WriteHeader(h)
 }
 
 func (w *archiveWriter) bytes(name string, data []byte) error {
@@ -107,6 +120,9 @@ func (w *archiveWriter) describe(docker bool, images []Outgoing) error {
 		return err
 	}
 	if err := w.json(ocispec.ImageIndexFile, index); err != nil {
+		return err
+	}
+	if err := w.directories(); err != nil {
 		return err
 	}
 	if !docker {
