@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -49,6 +50,24 @@ func (u *user) monitorOf(name string) int {
 	}
 	u.t.Fatalf("the VM %q has no monitor", name)
 	return 0
+}
+
+// freeze stops a process, and waits until it is: until the thread that takes the signal has run, the others go on.
+func (u *user) freeze(pid int) {
+	u.t.Helper()
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		u.t.Fatal(err)
+	}
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			u.t.Fatal(err)
+		}
+		if bytes.Contains(stat, []byte(") T ")) { // proc(5): the state follows the name
+			return
+		}
+	}
+	u.t.Fatalf("the process %d does not stop", pid)
 }
 
 // TestCrashes: whoever is killed in whatever state, `vm ls` names the state, nothing goes on running, and the next start
@@ -161,9 +180,7 @@ func TestStuckMonitor(t *testing.T) {
 	for _, end := range [][]string{{"vm", "kill", "box"}, {"vm", "rm", "-f", "box"}} {
 		u.must("vm", "run", "-d", "--name", "box", "alpine", "sh", "-c", obeys)
 		u.kept = []string{"box"}
-		if err := syscall.Kill(u.monitorOf("box"), syscall.SIGSTOP); err != nil {
-			t.Fatal(err)
-		}
+		u.freeze(u.monitorOf("box"))
 		if state := u.listed("box"); state != "unresponsive" {
 			t.Errorf("a VM whose monitor does not answer is %q", state)
 		}
