@@ -25,10 +25,10 @@ test: ## everything, boots included
 	@$(MAKE) --no-print-directory build
 	@CACHE="$(CACHE)" scripts/test.sh
 
-long: build ## the tests of file systems that take minutes: a million names, tens of thousands of random trees, 16 TiB
+long: build ## the tests of file systems that take minutes: a million names, tens of thousands of random trees and layers, 16 TiB
 	@scripts/deps.sh test
 	BANGER_TEST_LONG=1 BANGER_TEST_E2FSCK="$$(scripts/e2fsprogs.sh "$(CACHE)/test/e2fsprogs")" \
-	  PATH="$(PATH):/usr/sbin:/sbin" $(GO) test -count=1 -timeout 120m ./internal/imagepull
+	  PATH="$(PATH):/usr/sbin:/sbin" $(GO) test -count=1 -timeout 120m ./internal/imagepull ./internal/rootfs
 
 lint: ## golangci-lint (with staticcheck), shellcheck, govulncheck
 	@scripts/lint.sh
