@@ -296,6 +296,32 @@ func TestPause(t *testing.T) {
 	}
 }
 
+// TestRestart: an agent that could not be started is started later, although process 1 has other children, of which none
+// ends.
+func TestRestart(t *testing.T) {
+	t.Setenv(waitMarker, "1")
+	s := &supervisor{agent: noChildren, ended: make(chan int), backoff: minBackoff, started: time.Now()}
+	signals, done := make(chan os.Signal), make(chan struct{})
+	go func() {
+		defer close(done)
+		s.run(signals)
+	}()
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if _, err := syscall.Wait4(-1, nil, syscall.WNOHANG, nil); !errors.Is(err, syscall.ECHILD) {
+			break
+		}
+	}
+	signals <- syscall.SIGTERM
+	<-done
+	if s.agent == noChildren {
+		t.Fatal("the agent was not started within 10 s")
+	}
+	_ = syscall.Kill(s.agent, syscall.SIGKILL)
+	if _, err := syscall.Wait4(s.agent, nil, 0, nil); err != nil {
+		t.Errorf("waiting for the agent: %v", err)
+	}
+}
+
 func TestWaitForAll(t *testing.T) {
 	s := &supervisor{ended: make(chan int)}
 	go func() {

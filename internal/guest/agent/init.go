@@ -69,7 +69,7 @@ func reap(ended chan<- int) {
 type supervisor struct {
 	out     console
 	ended   chan int
-	agent   int // process id
+	agent   int // process id; noChildren while it does not run
 	started time.Time
 	backoff time.Duration
 }
@@ -133,16 +133,19 @@ func self() string {
 	return link
 }
 
-// run starts the agent again whenever it ends, until a signal asks for the shutdown.
+// run starts the agent again whenever it has ended or could not be started, until a signal asks for the shutdown.
 func (s *supervisor) run(signals <-chan os.Signal) {
 	var restart <-chan time.Time
 	for {
+		if s.agent == noChildren && restart == nil {
+			restart = time.After(s.pause())
+		}
 		select {
 		case <-signals:
 			return
 		case pid := <-s.ended:
-			if pid == s.agent && restart == nil {
-				restart = time.After(s.pause())
+			if pid == s.agent {
+				s.agent = noChildren
 			}
 		case <-restart:
 			restart = nil
