@@ -604,6 +604,27 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// TestBytes: what is no UTF-8 reaches the command as it is, as names of files have any bytes.
+func TestBytes(t *testing.T) {
+	g := testGuest()
+	cmd := shell(`printf '%s|%s|%s' "$1" "$VALUE" "$(basename "$PWD")"`)
+	cmd.Argv = append(cmd.Argv, "sh", "caf\xe9 \u00e9")
+	cmd.Env = []string{"VALUE=\xff\xfe"}
+	cmd.Dir = filepath.Join(t.TempDir(), "d\xefr")
+	got := run(t, g, cmd, "")
+	if want := "caf\xe9 \u00e9|\xff\xfe|d\xefr"; got.stdout != want || got.err != nil {
+		t.Errorf("the command got %q, %v, want %q", got.stdout, got.err, want)
+	}
+	pid, err := Start(t.Context(), open(t, g), Command{Argv: []string{"/bin/sh", "-c", `mkdir "$1"`, "sh", cmd.Dir + "/n\xfcw"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	waitGone(t, fmt.Sprint(pid))
+	if _, err := os.Stat(cmd.Dir + "/n\xfcw"); err != nil {
+		t.Errorf("a detached command did not get its argument: %v", err)
+	}
+}
+
 // TestOtherUser checks a user other than the test's, which takes root.
 func TestOtherUser(t *testing.T) {
 	g := testGuest()
