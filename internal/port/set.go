@@ -20,6 +20,8 @@ const (
 	dialLimit = 40 * time.Second
 	// idleLimit is how long a flow of datagrams lasts without one.
 	idleLimit = 60 * time.Second
+	// stopLimit is how long connections may take to end when their port is closed.
+	stopLimit = time.Second
 	// reportInterval is the least time between two reports, which clients could cause without end.
 	reportInterval = time.Second
 )
@@ -55,7 +57,7 @@ type publication struct {
 
 // listener is what listens on the host.
 type listener interface {
-	// stop stops listening, ends every connection, and returns when nothing of it is left.
+	// stop stops listening at once, ends every connection, and returns when nothing of it is left.
 	stop()
 }
 
@@ -159,12 +161,22 @@ func (s *Set) Close() {
 	s.open = nil
 }
 
+// stopAll stops ports. What is being written to a guest that takes nothing is not waited for longer than stopLimit: it ends with
+// the session, and nobody gets it.
 func stopAll(ports []publication) {
 	var stopping sync.WaitGroup
 	for _, p := range ports {
 		stopping.Go(p.port.stop)
 	}
-	stopping.Wait()
+	stopped := make(chan struct{})
+	go func() {
+		stopping.Wait()
+		close(stopped)
+	}()
+	select {
+	case <-stopped:
+	case <-time.After(stopLimit):
+	}
 }
 
 func published(ports []publication) []Published {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	osexec "os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -293,6 +294,62 @@ func TestPause(t *testing.T) {
 	s.started = time.Now().Add(-2 * maxBackoff)
 	if got := s.pause(); got != minBackoff {
 		t.Errorf("an agent that ran for long waits %v, want %v", got, minBackoff)
+	}
+}
+
+// TestTakeSignals: process 1 lives on at every signal that anybody can send it, and shuts down at those that ask for that.
+func TestTakeSignals(t *testing.T) {
+	shutdown := takeSignals()
+	defer signal.Reset()
+	const last = 64 // _NSIG of include/uapi/asm/signal.h
+	for number := syscall.Signal(1); number <= last; number++ {
+		switch number {
+		case syscall.SIGKILL, syscall.SIGSTOP, 32, 33, 34: // for which Go has no handler, so that process 1 gets none of them
+		case syscall.SIGTERM, syscall.SIGINT, syscall.SIGPWR, syscall.SIGUSR1, syscall.SIGUSR2:
+		default:
+			if err := syscall.Kill(os.Getpid(), number); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, number := range []syscall.Signal{syscall.SIGTERM, syscall.SIGPWR} {
+		if err := syscall.Kill(os.Getpid(), number); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case got := <-shutdown:
+			if got != number {
+				t.Errorf("the signal %v asks for the shutdown, want %v", got, number)
+			}
+		case <-time.After(10 * time.Second):
+			t.Errorf("the signal %v does not ask for the shutdown", number)
+		}
+	}
+}
+
+// TestRestart: an agent that could not be started is started later, although process 1 has other children, of which none
+// ends.
+func TestRestart(t *testing.T) {
+	t.Setenv(waitMarker, "1")
+	s := &supervisor{agent: noChildren, ended: make(chan int), backoff: minBackoff, started: time.Now()}
+	signals, done := make(chan os.Signal), make(chan struct{})
+	go func() {
+		defer close(done)
+		s.run(signals)
+	}()
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if _, err := syscall.Wait4(-1, nil, syscall.WNOHANG, nil); !errors.Is(err, syscall.ECHILD) {
+			break
+		}
+	}
+	signals <- syscall.SIGTERM
+	<-done
+	if s.agent == noChildren {
+		t.Fatal("the agent was not started within 10 s")
+	}
+	_ = syscall.Kill(s.agent, syscall.SIGKILL)
+	if _, err := syscall.Wait4(s.agent, nil, 0, nil); err != nil {
+		t.Errorf("waiting for the agent: %v", err)
 	}
 }
 

@@ -22,8 +22,7 @@ const (
 // The agent is started at once, and waits until everything is prepared: that a program starts takes an emulated processor
 // as long as the preparations, which another one does meanwhile.
 func runInit() {
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGPWR, syscall.SIGUSR1, syscall.SIGUSR2)
+	signals := takeSignals()
 	out := console{os.Stderr}
 	out.sayAll(mountAll("/", earlyMounts()), adoptConsole("/dev/console"), setName("/proc/self/comm"), setLimits())
 	s := &supervisor{out: out, ended: make(chan int), backoff: minBackoff}
@@ -35,6 +34,15 @@ func runInit() {
 	s.endProcesses()
 	out.sayAll(leaveDisks()...)
 	powerOff()
+}
+
+// takeSignals returns those signals that ask for the shutdown, and takes all others, which mean nothing. Go would end the
+// program at most of them, such as SIGHUP, and without process 1 the kernel panics.
+func takeSignals() <-chan os.Signal {
+	signal.Notify(make(chan os.Signal, 1)) // all
+	shutdown := make(chan os.Signal, 4)
+	signal.Notify(shutdown, syscall.SIGTERM, syscall.SIGINT, syscall.SIGPWR, syscall.SIGUSR1, syscall.SIGUSR2)
+	return shutdown
 }
 
 // setName gives process 1 this program's name, by which people look for it, where the initramfs's has another.
@@ -69,7 +77,7 @@ func reap(ended chan<- int) {
 type supervisor struct {
 	out     console
 	ended   chan int
-	agent   int // process id
+	agent   int // process id; noChildren while it does not run
 	started time.Time
 	backoff time.Duration
 }
@@ -133,16 +141,19 @@ func self() string {
 	return link
 }
 
-// run starts the agent again whenever it ends, until a signal asks for the shutdown.
+// run starts the agent again whenever it has ended or could not be started, until a signal asks for the shutdown.
 func (s *supervisor) run(signals <-chan os.Signal) {
 	var restart <-chan time.Time
 	for {
+		if s.agent == noChildren && restart == nil {
+			restart = time.After(s.pause())
+		}
 		select {
 		case <-signals:
 			return
 		case pid := <-s.ended:
-			if pid == s.agent && restart == nil {
-				restart = time.After(s.pause())
+			if pid == s.agent {
+				s.agent = noChildren
 			}
 		case <-restart:
 			restart = nil

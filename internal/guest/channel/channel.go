@@ -32,13 +32,19 @@ const windowSize = 1 << 20
 // be stopped (a suspended host, a debugger), so it is long.
 const writeTimeout = 10 * time.Minute
 
-// muxConfig returns yamux's parameters, which are the same on both sides. Keep-alives are off: a paused VM is no error.
-func muxConfig() *yamux.Config {
+// closeTimeout is how long the host waits for a guest to close a stream that it has closed itself, before it resets it: a guest
+// that never does would fill the host's memory. The guest waits for the host without a limit. With the reset goes what the
+// other side has not read yet, and a host may take its time to read the end of a command's output.
+const closeTimeout = 5 * time.Minute
+
+// muxConfig returns yamux's parameters. Keep-alives are off: a paused VM is no error.
+func muxConfig(closeTimeout time.Duration) *yamux.Config {
 	c := yamux.DefaultConfig()
 	c.AcceptBacklog = 1024
 	c.EnableKeepAlive = false
 	c.ConnectionWriteTimeout = writeTimeout
 	c.StreamOpenTimeout = 0
+	c.StreamCloseTimeout = closeTimeout // 0: none
 	c.MaxStreamWindowSize = windowSize
 	c.LogOutput = io.Discard
 	return c

@@ -9,9 +9,11 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -206,6 +208,45 @@ func TestCloseEndsStreams(t *testing.T) {
 	case <-ended:
 	case <-time.After(5 * time.Second):
 		t.Error("the guest's stream is still open 5 s after the host closed the session")
+	}
+}
+
+// TestSlowHost: what the guest wrote on a stream that it has closed waits for a host that takes its time, as one does whose
+// user reads the output page by page.
+func TestSlowHost(t *testing.T) {
+	inTheirTime(t, func(t *testing.T) {
+		want := bytes.Repeat([]byte("some data. "), 10_000) // less than the window, so that it is all sent
+		w, guest := newWire(t)
+		serve(guest, func(c net.Conn) {
+			_, _ = c.Write(want)
+			_ = c.Close()
+		})
+		stream, err := w.session(t).Open(t.Context())
+		if err != nil {
+			t.Fatalf("opening a stream: %v", err)
+		}
+		time.Sleep(24 * time.Hour)
+		got, err := io.ReadAll(stream)
+		if err != nil || !bytes.Equal(got, want) {
+			t.Errorf("a day later %d bytes of %d can be read, error %v", len(got), len(want), err)
+		}
+		_ = stream.Close()
+	})
+}
+
+// inTheirTime runs the rest of a test where time passes as soon as everybody waits for it. That is a process of its own, since
+// yamux hands timers from one session to the next.
+func inTheirTime(t *testing.T, test func(*testing.T)) {
+	t.Helper()
+	const marker = "BANGER_TEST_TIME"
+	if os.Getenv(marker) != "" {
+		synctest.Test(t, test)
+		return
+	}
+	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=1m")
+	cmd.Env = append(os.Environ(), marker+"=1")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("in a time of its own: %v\n%s", err, out)
 	}
 }
 

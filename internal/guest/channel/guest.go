@@ -92,7 +92,7 @@ func (g *server) begin() {
 	output, input := io.Pipe()
 	s.input = input
 	conn := &pipe{PipeReader: output, write: func(b []byte) (int, error) { return g.write(s, b) }, close: func() {}}
-	mux, err := yamux.Server(conn, muxConfig())
+	mux, err := yamux.Server(conn, muxConfig(0))
 	if err != nil {
 		return // the configuration is a constant, and valid
 	}

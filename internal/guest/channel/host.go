@@ -78,7 +78,7 @@ func (s *Session) begin() error {
 	if err := s.send(kindGo, writeTimeout); err != nil {
 		return err
 	}
-	mux, err := yamux.Client(&pipe{PipeReader: s.output, write: s.conn.Write, close: s.hangUp}, muxConfig())
+	mux, err := yamux.Client(&pipe{PipeReader: s.output, write: s.conn.Write, close: s.hangUp}, muxConfig(closeTimeout))
 	s.mux = mux
 	return err
 }

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/yamux"
+	"golang.org/x/sys/unix"
 
 	"github.com/banger-vm/banger/internal/guest/frame"
 )
@@ -603,6 +604,27 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// TestBytes: what is no UTF-8 reaches the command as it is, as names of files have any bytes.
+func TestBytes(t *testing.T) {
+	g := testGuest()
+	cmd := shell(`printf '%s|%s|%s' "$1" "$VALUE" "$(basename "$PWD")"`)
+	cmd.Argv = append(cmd.Argv, "sh", "caf\xe9 \u00e9")
+	cmd.Env = []string{"VALUE=\xff\xfe"}
+	cmd.Dir = filepath.Join(t.TempDir(), "d\xefr")
+	got := run(t, g, cmd, "")
+	if want := "caf\xe9 \u00e9|\xff\xfe|d\xefr"; got.stdout != want || got.err != nil {
+		t.Errorf("the command got %q, %v, want %q", got.stdout, got.err, want)
+	}
+	pid, err := Start(t.Context(), open(t, g), Command{Argv: []string{"/bin/sh", "-c", `mkdir "$1"`, "sh", cmd.Dir + "/n\xfcw"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	waitGone(t, fmt.Sprint(pid))
+	if _, err := os.Stat(cmd.Dir + "/n\xfcw"); err != nil {
+		t.Errorf("a detached command did not get its argument: %v", err)
+	}
+}
+
 // TestOtherUser checks a user other than the test's, which takes root.
 func TestOtherUser(t *testing.T) {
 	g := testGuest()
@@ -621,6 +643,29 @@ func TestOtherUser(t *testing.T) {
 	}
 	if want := "4321\n8765\n8765 777\n/home/worker\nx\n"; got.stdout != want || got.stderr != "x\n" || got.err != nil {
 		t.Errorf("got %+v, want %q", got, want)
+	}
+}
+
+// TestTerminalOwner: a terminal belongs to its user and stays in the group that the guest has for terminals, which may write to
+// it: the user's own group may have other members.
+func TestTerminalOwner(t *testing.T) {
+	master, slave, err := openTerminal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _, _ = master.Close(), slave.Close() }()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(slave.Fd()), &st); err != nil {
+		t.Fatal(err)
+	}
+	cmd := shell("stat -L -c '%u %g' /dev/stdin")
+	cmd.TTY = &Size{Rows: 24, Columns: 80}
+	owner := os.Getuid()
+	if owner == 0 {
+		owner, cmd.User = 4321, "4321:8765"
+	}
+	if got, want := run(t, testGuest(), cmd, ""), fmt.Sprintf("%d %d\r\n", owner, st.Gid); got.stdout != want || got.err != nil {
+		t.Errorf("the owner and the group of the terminal are %q, %v, want %q", got.stdout, got.err, want)
 	}
 }
 

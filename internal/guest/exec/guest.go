@@ -70,10 +70,11 @@ func (g *Guest) waitBoot(stream net.Conn, _ []byte) *frame.Refusal {
 
 // exec runs a command to its end. If the host closes the stream first, the command is killed.
 func (g *Guest) exec(stream net.Conn, args []byte) *frame.Refusal {
-	var cmd Command
-	if refused := frame.Decode(args, &cmd); refused != nil {
+	var asked wireCommand
+	if refused := frame.Decode(args, &asked); refused != nil {
 		return refused
 	}
+	cmd := asked.command()
 	if cmd.Detach {
 		return g.detach(stream, cmd)
 	}

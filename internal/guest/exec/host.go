@@ -40,7 +40,7 @@ func RunToEnd(ctx context.Context, stream net.Conn, cmd Command, stdin io.Reader
 
 // Begin asks the agent to run cmd. The frames that follow are the caller's to handle: frame.Started or frame.Error
 // comes first.
-func Begin(to *frame.Writer, cmd Command) error { return frame.Begin(to, doExec, cmd) }
+func Begin(to *frame.Writer, cmd Command) error { return frame.Begin(to, doExec, toWire(cmd)) }
 
 // Attach is RunToEnd for a command that has been asked for. A nil stdin sends nothing.
 func Attach(ctx context.Context, stream net.Conn, stdin io.Reader, stdout, stderr io.Writer, resize <-chan Size, signals <-chan syscall.Signal) (End, error) {
@@ -65,7 +65,7 @@ func Attach(ctx context.Context, stream net.Conn, stdin io.Reader, stdout, stder
 func Start(ctx context.Context, stream net.Conn, cmd Command) (pid int, err error) {
 	cmd.Detach, cmd.Stdin, cmd.TTY = true, false, nil
 	var started detached
-	if err := frame.Call(ctx, stream, doExec, cmd, &started); err != nil {
+	if err := frame.Call(ctx, stream, doExec, toWire(cmd), &started); err != nil {
 		return 0, err
 	}
 	return started.PID, nil

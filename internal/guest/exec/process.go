@@ -163,8 +163,9 @@ func launch(child *osexec.Cmd, cmd Command, dir string, who identity) (*process,
 		return nil, frame.Refuse(frame.Failed, "connecting %q: %v", child.Path, err)
 	}
 	for _, f := range theirs {
-		// So that the command may open /dev/stdout, whoever it runs as. It fails only where it does not matter.
-		_ = f.Chown(int(who.uid), int(who.gid))
+		// So that the command may open /dev/stdout, whoever it runs as. The group stays: a terminal's is the one that may
+		// write messages to it. It fails only where it does not matter.
+		_ = f.Chown(int(who.uid), -1)
 	}
 	if err := startIn(dir, child); err != nil {
 		p.close()

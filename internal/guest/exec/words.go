@@ -10,10 +10,13 @@ import (
 // Language, 2.2): operators and expansions. Patterns and "~" stand for themselves, as in a shell that finds no match.
 const shellOnly = "|&;<>()$`\n"
 
+// blanks are what may stand around a command line.
+const blanks = " \t\n"
+
 // splitWords splits a command line into words by the shell's rules of quoting, for an image without a shell. What only
 // a shell can do is refused, rather than done otherwise.
 func splitWords(line string) ([]string, *frame.Refusal) {
-	s := splitter{rest: strings.TrimSpace(line)}
+	s := splitter{rest: strings.TrimLeft(line, blanks)}
 	for s.rest != "" && s.refused == nil {
 		s.next()
 	}
@@ -38,7 +41,7 @@ func (s *splitter) next() {
 	c := s.rest[0]
 	s.rest = s.rest[1:]
 	switch {
-	case c == ' ' || c == '\t':
+	case c == ' ' || c == '\t', c == '\n' && strings.Trim(s.rest, blanks) == "":
 		s.end()
 	case c == '\'':
 		s.singleQuoted()

@@ -34,8 +34,7 @@ func connect(ctx context.Context, to endpoint) (net.Conn, *frame.Refusal) {
 	return dialFirst(ctx, to, candidates(host, port))
 }
 
-// dialFirst dials the addresses in turn, until one answers. An address at which nobody listens counts for less than one with
-// another failure.
+// dialFirst dials the addresses in turn, until one answers. Of the failures the one that says most counts.
 func dialFirst(ctx context.Context, to endpoint, addresses []string) (net.Conn, *frame.Refusal) {
 	var worst error
 	var dialer net.Dialer
@@ -44,11 +43,23 @@ func dialFirst(ctx context.Context, to endpoint, addresses []string) (net.Conn, 
 		if err == nil {
 			return conn, nil
 		}
-		if worst == nil || errors.Is(worst, syscall.ECONNREFUSED) {
+		if worst == nil || weight(err) > weight(worst) {
 			worst = err
 		}
 	}
 	return nil, refusal(to, worst)
+}
+
+// weight says how much the failure of one address of several counts: least if the guest does not have such addresses, as ::1
+// without IPv6, and more if nobody listens there.
+func weight(err error) int {
+	switch {
+	case errors.Is(err, syscall.EADDRNOTAVAIL), errors.Is(err, syscall.EAFNOSUPPORT):
+		return 0
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return 1
+	}
+	return 2
 }
 
 // candidates returns the addresses that host may mean.

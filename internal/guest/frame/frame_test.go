@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"strings"
 	"testing"
 	"testing/iotest"
 )
@@ -74,6 +75,15 @@ func TestReader(t *testing.T) {
 	}
 	if got := testing.AllocsPerRun(50, func() { _, _ = r.Next() }); got > 0 {
 		t.Errorf("%v allocations for each frame, want none", got)
+	}
+}
+
+// TestRequestTooLong: a request that does not fit into a frame is no lost connection, and nothing of it is sent.
+func TestRequestTooLong(t *testing.T) {
+	var b bytes.Buffer
+	err := Begin(NewWriter(&b), "exec", map[string]any{"argv": []string{strings.Repeat("x", MaxPayload)}})
+	if err == nil || errors.Is(err, ErrDisconnected) || b.Len() > 0 {
+		t.Errorf("a request of more than %d bytes gives %v, and %d bytes are sent", MaxPayload, err, b.Len())
 	}
 }
 

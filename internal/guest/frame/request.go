@@ -80,7 +80,14 @@ func Begin(to *Writer, do string, args any) error {
 		}
 		r.Args = text
 	}
-	if err := to.WriteJSON(Request, r); err != nil {
+	payload, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	if len(payload) > MaxPayload {
+		return fmt.Errorf("asking the guest for %q: what is asked has %d bytes, more than %d", do, len(payload), MaxPayload)
+	}
+	if err := to.Write(Request, payload); err != nil {
 		return Lost(err)
 	}
 	return nil
