@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -166,6 +167,54 @@ func TestChangingFile(t *testing.T) {
 	}
 	if info, err := os.Stat(dir + "/got"); err != nil || info.Size() != 8*chunkSize {
 		t.Errorf("the copy is %v, %v; want %d bytes", info, err, 8*chunkSize)
+	}
+}
+
+// lastWord is a sink that knows the content of each name, short files being all there is.
+type lastWord struct {
+	content map[string]string
+	name    string
+}
+
+func (l *lastWord) entry(e *Entry) error {
+	l.name = e.Name
+	l.content[e.Name] = l.content[e.Target]
+	return nil
+}
+
+func (l *lastWord) data(_ int64, p []byte) error {
+	l.content[l.name] += string(p)
+	return nil
+}
+
+func (l *lastWord) end([]string) error { return nil }
+
+// TestReplacedLink: a name that is one of a file's when it is looked at, and another file's when it is opened, does not give
+// the first file's other names the content of the second.
+func TestReplacedLink(t *testing.T) {
+	dir := t.TempDir()
+	shell(t, dir, "mkdir src; echo old >src/z1; ln src/z1 src/z2")
+	var replacing sync.WaitGroup
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer replacing.Wait()
+	defer cancel()
+	replacing.Go(func() {
+		for i := 0; ctx.Err() == nil; i++ {
+			name := fmt.Sprintf("%s/src/a%d", dir, i%8)
+			_ = os.Link(dir+"/src/z1", dir+"/link")
+			_ = os.Rename(dir+"/link", name)
+			_ = os.WriteFile(dir+"/file", []byte("new\n"), 0o600)
+			_ = os.Rename(dir+"/file", name)
+		}
+	})
+	for ctx.Err() == nil {
+		seen := &lastWord{content: map[string]string{}}
+		if err := newWalker(seen, false, onHost).walk(dir + "/src"); err != nil {
+			t.Fatal(err)
+		}
+		if seen.content["z1"] != "old\n" || seen.content["z2"] != "old\n" {
+			t.Fatalf("what never changed was sent as %q", seen.content)
+		}
 	}
 }
 
