@@ -218,6 +218,56 @@ func TestReplacedLink(t *testing.T) {
 	}
 }
 
+// meddler is a sink that does something when an entry comes.
+type meddler func(name string)
+
+func (m meddler) entry(e *Entry) error {
+	m(e.Name)
+	return nil
+}
+
+func (m meddler) data(int64, []byte) error { return nil }
+func (m meddler) end([]string) error       { return nil }
+
+// TestRemovedDirectory: a directory that is removed while it is read is left out like a file, with a note.
+func TestRemovedDirectory(t *testing.T) {
+	dir := t.TempDir()
+	shell(t, dir, "mkdir -p src/d; touch src/d/f")
+	w := newWalker(meddler(func(name string) {
+		if name == "d" {
+			shell(t, dir, "rm -r src/d")
+		}
+	}), false, onHost)
+	if err := w.walk(dir + "/src"); err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(w.notes.all()); !strings.Contains(got, `src/d" on the host was removed`) {
+		t.Errorf("the notes are %s", got)
+	}
+}
+
+// TestRemovedSymlinks: symlinks that come and go do not end a copy.
+func TestRemovedSymlinks(t *testing.T) {
+	dir := t.TempDir()
+	shell(t, dir, "mkdir src")
+	var flickering sync.WaitGroup
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer flickering.Wait()
+	defer cancel()
+	flickering.Go(func() {
+		for i := 0; ctx.Err() == nil; i++ {
+			name := fmt.Sprintf("%s/src/s%d", dir, i%8)
+			_ = os.Symlink("nowhere", name)
+			_ = os.Remove(fmt.Sprintf("%s/src/s%d", dir, (i+4)%8))
+		}
+	})
+	for archive := false; ctx.Err() == nil; archive = !archive {
+		if err := newWalker(meddler(func(string) {}), archive, onHost).walk(dir + "/src"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestUnreadable: what cannot be read ends the copy with an error that names it.
 func TestUnreadable(t *testing.T) {
 	if os.Geteuid() == 0 {

@@ -92,7 +92,7 @@ func (w *walker) sent(name string, st *unix.Stat_t) {
 	}
 }
 
-// unread is what becomes of a file that cannot be opened: one that is gone is left out, any other ends the copy.
+// unread is what becomes of a file that cannot be read: one that is gone is left out, any other ends the copy.
 func (w *walker) unread(name string, err error) error {
 	if errors.Is(err, unix.ENOENT) && name != top {
 		w.note(name, "was removed while its directory was copied")
@@ -135,7 +135,7 @@ func (w *walker) special(dir int, file, name string, st *unix.Stat_t) error {
 	case Symlink:
 		target, err := readlinkat(dir, file)
 		if err != nil {
-			return w.failed(name, err)
+			return w.unread(name, err)
 		}
 		e.Target = target
 	case CharDevice, BlockDevice:
@@ -143,7 +143,7 @@ func (w *walker) special(dir int, file, name string, st *unix.Stat_t) error {
 	}
 	var err error
 	if e.Xattrs, err = w.attrs.ofName(dir, file, w.archive); err != nil {
-		return w.failed(name, err)
+		return w.unread(name, err)
 	}
 	w.sent(name, st)
 	return w.to.entry(e)
@@ -218,7 +218,7 @@ func (w *walker) contents(dir *os.File, fd int, name string, device uint64) erro
 		case errors.Is(err, io.EOF):
 			return nil
 		case err != nil:
-			return w.failed(name, err)
+			return w.unread(name, err) // a directory that was removed has not even an end (getdents(2))
 		}
 	}
 }
