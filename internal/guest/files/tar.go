@@ -158,7 +158,9 @@ func (t *tarReader) read(r io.Reader) error {
 		}
 	}
 	// Whoever writes the tar may write zeros after its end, and should not die of a pipe that is closed.
-	_, _ = io.Copy(io.Discard, plain)
+	if _, err := io.Copy(io.Discard, plain); err != nil && !errors.Is(err, gzip.ErrHeader) {
+		return fmt.Errorf("reading the tar: %w", err) // the checksum is at the end, and perhaps what is no gzip behind it
+	}
 	if err := t.repeat(); err != nil {
 		return err
 	}

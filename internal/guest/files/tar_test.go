@@ -140,11 +140,13 @@ func TestHostileTar(t *testing.T) {
 // TestTarErrors: what is no tar, or a part of one, or has no directory to go to, is an error.
 func TestTarErrors(t *testing.T) {
 	dir := t.TempDir()
-	shell(t, dir, "head -c 3M /dev/urandom >big; tar cf whole.tar big; head -c 1M whole.tar >part.tar; mkdir dest; touch file; gzip -k whole.tar; head -c 1M whole.tar.gz >part.tar.gz")
+	shell(t, dir, "head -c 3M /dev/urandom >big; tar cf whole.tar big; head -c 1M whole.tar >part.tar; mkdir dest; touch file; gzip -k whole.tar; head -c 1M whole.tar.gz >part.tar.gz; head -c -8 whole.tar.gz >cut.tar.gz; cp cut.tar.gz wrong.tar.gz; printf 12345678 >>wrong.tar.gz")
 	for _, c := range []struct{ tar, dest, want string }{
 		{"big", "dest", "reading the tar"},
 		{"part.tar", "dest", "unexpected EOF"},
 		{"part.tar.gz", "dest", "unexpected EOF"},
+		{"cut.tar.gz", "dest", "unexpected EOF"},
+		{"wrong.tar.gz", "dest", "invalid checksum"},
 		{"whole.tar", "file", "not a directory"},
 		{"whole.tar", "nothing", "no such directory"},
 	} {
