@@ -50,3 +50,8 @@ func atLeast(names ...string) cobra.PositionalArgs {
 		return exactly(names...)(cmd, args)
 	}
 }
+
+// andCommand demands an image or a VM. What follows is a command's, whose arguments may be empty.
+func andCommand(name string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error { return atLeast(name)(cmd, args[:min(1, len(args))]) }
+}

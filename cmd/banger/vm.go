@@ -51,7 +51,7 @@ command.`,
   banger vm run --rm -it alpine -- sh
   banger vm run -d --name web -e MODE=test debian:bookworm
   tar c . | banger vm run --rm -i debian:bookworm -- tar t`,
-		Args: atLeast("an IMAGE"),
+		Args: andCommand("an IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.vmRun(cmd, args, flags) },
 	}
 	a.vmFlags(cmd, &flags)
@@ -68,7 +68,7 @@ func newVMCreate(a *app) *cobra.Command {
 		Short:   "Make a VM from an image, to be started later",
 		Long:    "Make a VM from an image, to be started later. The flags are those of vm run. The name of the VM is printed.",
 		Example: "  banger vm create --name web debian:bookworm",
-		Args:    atLeast("an IMAGE"),
+		Args:    andCommand("an IMAGE"),
 		RunE:    func(cmd *cobra.Command, args []string) error { return a.vmCreate(cmd, args, flags) },
 	}
 	a.vmFlags(cmd, &flags)

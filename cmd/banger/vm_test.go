@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"github.com/banger-vm/banger/internal/fault"
 )
 
@@ -113,6 +115,34 @@ func TestLogOptions(t *testing.T) {
 		}
 		if err != nil || got.Tail != c.wantTail || got.Since.Sub(c.wantSince).Abs() > time.Minute/2 {
 			t.Errorf("--tail %q --since %q: got %d, %v (%v), want %d, %v", c.tail, c.since, got.Tail, got.Since, err, c.wantTail, c.wantSince)
+		}
+	}
+}
+
+// TestCommandArguments: a command may have empty arguments, but an image or a VM has to be named, and exec has a command.
+func TestCommandArguments(t *testing.T) {
+	a := testApp(nil)
+	for _, c := range []struct {
+		cmd  *cobra.Command
+		args []string
+		good bool
+	}{
+		{newVMRun(a), []string{"image"}, true},
+		{newVMRun(a), []string{"image", "printf", "%s", ""}, true},
+		{newVMRun(a), []string{"image", "--", "sh", "-c", ""}, true},
+		{newVMRun(a), nil, false},
+		{newVMRun(a), []string{"", "sh"}, false},
+		{newVMCreate(a), []string{"image", "echo", ""}, true},
+		{newVMCreate(a), []string{""}, false},
+		{newVMExec(a), []string{"vm", "sh", "-c", ""}, true},
+		{newVMExec(a), []string{"vm", "--", "echo", ""}, true},
+		{newVMExec(a), nil, false},
+		{newVMExec(a), []string{"vm"}, false},
+		{newVMExec(a), []string{"vm", "--"}, false},
+		{newVMExec(a), []string{"", "sh"}, false},
+	} {
+		if err := c.cmd.Args(c.cmd, c.args); (err == nil) != c.good || err != nil && fault.KindOf(err) != fault.Usage {
+			t.Errorf("%s %q: got the error %v, want one of usage %v", c.cmd.Name(), c.args, err, !c.good)
 		}
 	}
 }
