@@ -88,12 +88,11 @@ func (a *app) vmExec(cmd *cobra.Command, name string, f vmExec) error {
 		if err != nil {
 			return startOrRunError(err)
 		}
-		_, err = fmt.Fprintln(a.stdout, strconv.Itoa(pid))
-		return err
+		return a.printOfRun(strconv.Itoa(pid))
 	}
 	terminal, err := a.attach(&options.Streams, f.tty, f.interactive)
 	if err != nil {
-		return err
+		return startOrRunError(err)
 	}
 	defer terminal.restore()
 	code, err := e.Exec(cmd.Context(), name, options)

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/banger-vm/banger/internal/engine"
+	"github.com/banger-vm/banger/internal/fault"
 	"github.com/banger-vm/banger/internal/imagepull"
 )
 
@@ -52,6 +53,23 @@ func runProcess(t *testing.T, home string, args ...string) said {
 		t.Fatalf("starting banger %s: %v", strings.Join(args, " "), err)
 	}
 	return said{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
+}
+
+// TestExitOfRun: where the exit code is that of a command in the guest, banger's own failures have a code apart.
+func TestExitOfRun(t *testing.T) {
+	home := t.TempDir()
+	for command, want := range map[string]int{
+		"vm run --env-file /nonexistent image":    exitOfRun,
+		"vm run --rm image":                       exitOfRun,
+		"vm run --cpus 0 image":                   int(fault.Usage),
+		"vm create --env-file /nonexistent image": int(fault.NotFound),
+		"vm exec nothing true":                    exitOfRun,
+		"vm exec -d nothing true":                 exitOfRun,
+	} {
+		if got := runProcess(t, home, strings.Fields(command)...); got.code != want {
+			t.Errorf("banger %s: exit code %d, want %d\n%s", command, got.code, want, got.stderr)
+		}
+	}
 }
 
 // mustRun is runProcess for what has to succeed.

@@ -107,7 +107,7 @@ func (a *app) vmRun(cmd *cobra.Command, args []string, f vmFlags) error {
 	}
 	vm, err := a.vmOptions(cmd, args, f)
 	if err != nil {
-		return err
+		return startOrRunError(err)
 	}
 	e, err := a.engine()
 	if err != nil {
@@ -121,7 +121,7 @@ func (a *app) vmRun(cmd *cobra.Command, args []string, f vmFlags) error {
 	} else {
 		terminal, err := a.attach(&options.Streams, f.tty, f.interactive)
 		if err != nil {
-			return err
+			return startOrRunError(err)
 		}
 		defer terminal.restore()
 	}
@@ -131,8 +131,7 @@ func (a *app) vmRun(cmd *cobra.Command, args []string, f vmFlags) error {
 	}
 	if f.detach {
 		a.progress.clear()
-		_, err = fmt.Fprintln(a.stdout, name)
-		return err
+		return a.printOfRun(name)
 	}
 	return exitOf(code)
 }
