@@ -190,6 +190,9 @@ func (a *app) vmList(ctx context.Context, f listing) error {
 		return err
 	}
 	vms, broken := e.ListVMs(ctx)
+	if broken != nil && vms == nil { // not even a part of it is known
+		return broken
+	}
 	switch {
 	case f.json:
 		err = a.printJSON(struct {
