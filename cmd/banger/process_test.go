@@ -72,6 +72,39 @@ func TestExitOfRun(t *testing.T) {
 	}
 }
 
+// TestPasswordNeverComes: Ctrl-C ends a login that waits for a password on standard input.
+func TestPasswordNeverComes(t *testing.T) {
+	cmd := process(t.Context(), t.TempDir(), "login", "--username", "me", "--password-stdin", "localhost:1")
+	input, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = input.Close() }()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = cmd.Wait()
+	}()
+	for deadline := time.After(20 * time.Second); ; {
+		select {
+		case <-ended:
+			// The signal may have come before there was somebody to catch it.
+			if code := cmd.ProcessState.ExitCode(); code != int(fault.Interrupted) && code != -1 {
+				t.Errorf("exit code %d, want %d", code, int(fault.Interrupted))
+			}
+			return
+		case <-deadline:
+			_ = cmd.Process.Kill()
+			t.Fatal("it waits for ever")
+		case <-time.After(500 * time.Millisecond):
+			_ = cmd.Process.Signal(os.Interrupt)
+		}
+	}
+}
+
 // mustRun is runProcess for what has to succeed.
 func mustRun(t *testing.T, home string, args ...string) string {
 	t.Helper()
