@@ -3,10 +3,13 @@ package main
 import (
 	"bytes"
 	"errors"
+	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -171,6 +174,28 @@ func TestShorten(t *testing.T) {
 	} {
 		if got := shorten(line, 10); got != want {
 			t.Errorf("%q: got %q, want %q", line, got, want)
+		}
+	}
+}
+
+// TestBrokenPipes: output that nobody reads ends banger in silence, and a connection that breaks does not.
+func TestBrokenPipes(t *testing.T) {
+	broken := os.NewSyscallError("write", syscall.EPIPE)
+	for _, c := range []struct {
+		err    error
+		code   int
+		silent bool
+	}{
+		{fmt.Errorf("printing: %w", &os.PathError{Op: "write", Path: os.Stdout.Name(), Err: syscall.EPIPE}), exitOfPipe, true},
+		{codedError{error: &os.PathError{Op: "write", Path: os.Stderr.Name(), Err: syscall.EPIPE}, code: exitOfRun}, exitOfPipe, true},
+		{fault.New(fault.Unreachable, &net.OpError{Op: "write", Net: "unix", Err: broken}, ""), int(fault.Unreachable), false},
+		{codedError{error: &net.OpError{Op: "write", Net: "unix", Err: broken}, code: exitOfRun}, exitOfRun, false},
+		{&os.PathError{Op: "write", Path: "|1", Err: syscall.EPIPE}, int(fault.Failure), false},
+	} {
+		a := testApp(nil)
+		code := a.exitCode(t.Context(), c.err)
+		if said := a.stderr.(*bytes.Buffer).String(); code != c.code || (said == "") != c.silent {
+			t.Errorf("%v: exit code %d and %q, want %d, and silence %v", c.err, code, said, c.code, c.silent)
 		}
 	}
 }
