@@ -167,6 +167,28 @@ func TestEach(t *testing.T) {
 	}
 }
 
+// TestUnwrittenOutput: output that cannot be written is an error, and everything is done all the same.
+func TestUnwrittenOutput(t *testing.T) {
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = full.Close() }()
+	a := testApp(nil)
+	a.stdout = full
+	did := ""
+	err = a.each([]string{"a", "b"}, func(name string) (string, error) {
+		did += name
+		return name, nil
+	})
+	if did != "ab" || !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("did %q and got the error %v, want all and that the disk is full", did, err)
+	}
+	if err := a.printLines([]string{"a", "b"}); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("got the error %v, want that the disk is full", err)
+	}
+}
+
 // TestShorten: nothing that a guest or an image chose can steer the terminal or break the table.
 func TestShorten(t *testing.T) {
 	for line, want := range map[string]string{
