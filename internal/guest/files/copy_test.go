@@ -268,6 +268,26 @@ func TestRemovedSymlinks(t *testing.T) {
 	}
 }
 
+// TestOversizedAttributes: a file whose attributes are more than the file system of its copy keeps is copied without them.
+func TestOversizedAttributes(t *testing.T) {
+	send := tree(dirEntry(top), &Entry{Kind: Regular, Mode: 0o644, Size: 3, Name: "f", Xattrs: []Xattr{
+		{"user.block", strings.Repeat("v", 20_000)}, // no space left on device, where it is an ext4
+		{"user.limit", strings.Repeat("v", xattrLimit+1)},
+		{"user.small", "v"},
+	}})
+	dest := t.TempDir()
+	result, err := CopyOut(deadline(t), dialTo(t, hostileGuest(true, send)), "/src", dest, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := shell(t, dest, "cat src/f; getfattr --only-values -n user.small src/f"); got != "xxxv" {
+		t.Errorf("the copy has %q, want the content and the attribute that fits", got)
+	}
+	if got := fmt.Sprint(result.Notes); !strings.Contains(got, "extended attribute user is not kept") {
+		t.Errorf("the notes are %s", got)
+	}
+}
+
 // TestUnreadable: what cannot be read ends the copy with an error that names it.
 func TestUnreadable(t *testing.T) {
 	if os.Geteuid() == 0 {
