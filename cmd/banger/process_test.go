@@ -72,6 +72,26 @@ func TestExitOfRun(t *testing.T) {
 	}
 }
 
+// TestHelp: what there is no help for is a wrong command line.
+func TestHelp(t *testing.T) {
+	home := t.TempDir()
+	for command, want := range map[string]struct {
+		code int
+		word string
+	}{
+		"help":        {0, "Available Commands"},
+		"help vm":     {0, "banger vm [command]"},
+		"help vm run": {0, "--entrypoint"},
+		"help foo":    {int(fault.Usage), "has no command"},
+		"help vm foo": {int(fault.Usage), "banger vm has no command"},
+	} {
+		got := runProcess(t, home, strings.Fields(command)...)
+		if got.code != want.code || !strings.Contains(got.stdout+got.stderr, want.word) {
+			t.Errorf("banger %s: exit code %d, want %d and %q in\n%s%s", command, got.code, want.code, want.word, got.stdout, got.stderr)
+		}
+	}
+}
+
 // TestPasswordNeverComes: Ctrl-C ends a login that waits for a password on standard input.
 func TestPasswordNeverComes(t *testing.T) {
 	cmd := process(t.Context(), t.TempDir(), "login", "--username", "me", "--password-stdin", "localhost:1")

@@ -80,7 +80,21 @@ As with docker, pull, images, run, exec and ps are short for image pull, image l
 		short.Hidden = true
 		root.AddCommand(short)
 	}
+	checkHelp(root)
 	return root
+}
+
+// checkHelp has cobra's help command refuse what is no command: it takes that for arguments of the last one that is.
+func checkHelp(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	help, _, _ := root.Find([]string{"help"})
+	help.Args = func(_ *cobra.Command, args []string) error {
+		found, rest, err := root.Find(args)
+		if err != nil {
+			return flagError(root, err)
+		}
+		return noSuchCommand(found, rest)
+	}
 }
 
 // group is a command that only holds others.
