@@ -72,6 +72,21 @@ func TestExitOfRun(t *testing.T) {
 	}
 }
 
+// TestUsageForPrograms: an error of the command line is JSON where the others are.
+func TestUsageForPrograms(t *testing.T) {
+	home := t.TempDir()
+	for _, command := range []string{"vm ls foo", "vm ls --bogus", "vm foo", "foo", "vm run --cpus many image", "vm run --cpus 0 image"} {
+		got := runProcess(t, home, append([]string{"--progress", "json"}, strings.Fields(command)...)...)
+		var line progressLine
+		if err := json.Unmarshal([]byte(got.stderr), &line); err != nil || line.Error == nil || got.code != int(fault.Usage) {
+			t.Errorf("banger --progress json %s: exit code %d, %v, and\n%s", command, got.code, err, got.stderr)
+		}
+	}
+	if got := runProcess(t, home, "--progress", "odd", "vm", "ls"); got.code != int(fault.Usage) || !strings.Contains(got.stderr, "banger: hint") {
+		t.Errorf("--progress odd: exit code %d, and\n%s", got.code, got.stderr)
+	}
+}
+
 // TestHelp: what there is no help for is a wrong command line.
 func TestHelp(t *testing.T) {
 	home := t.TempDir()
