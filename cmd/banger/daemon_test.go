@@ -236,6 +236,12 @@ func TestBadHosts(t *testing.T) {
 			t.Errorf("--host %s: exit code %d and %s, want %d and %q", host, code, stderr, want.code, want.word)
 		}
 	}
+	for _, list := range []string{"vm ls", "vm ls --json", "image ls", "image ls --json", "kernel ls", "kernel ls --json", "system df", "vm port ls"} {
+		args := append([]string{"--host", "unix://" + file}, strings.Fields(list)...)
+		if stdout, _, code := w.command(nil, args...); stdout != "" || code != int(fault.Unreachable) {
+			t.Errorf("%s prints %q without a daemon, with the exit code %d", list, stdout, code)
+		}
+	}
 }
 
 // TestStranger: something else that listens on the socket is told from a daemon.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"syscall"
@@ -62,7 +63,7 @@ func (a *app) exitCode(ctx context.Context, err error) int {
 		}
 		return int(fault.Interrupted)
 	}
-	if errors.Is(err, syscall.EPIPE) {
+	if isOutputClosed(err) {
 		return exitOfPipe // nobody reads us any more, so there is nobody to tell
 	}
 	if !a.progress.fail(err) {
@@ -73,6 +74,14 @@ func (a *app) exitCode(ctx context.Context, err error) int {
 		return coded.code
 	}
 	return int(fault.KindOf(err))
+}
+
+// isOutputClosed tells a pipe behind standard output or error that nobody reads from a connection that broke, which has the
+// same error number.
+func isOutputClosed(err error) bool {
+	var failed *os.PathError
+	return errors.As(err, &failed) && errors.Is(failed, syscall.EPIPE) &&
+		(failed.Path == os.Stdout.Name() || failed.Path == os.Stderr.Name())
 }
 
 func (a *app) printError(err error) {

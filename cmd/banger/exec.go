@@ -41,9 +41,9 @@ the exit code are the command's; banger's own failures exit with 125.`,
   banger vm exec -d web -- sleep 1000`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 1 || len(args) == 2 && args[1] == "--" {
-				return exactly("a VM", "a COMMAND")(cmd, args)
+				return exactly("a VM", "a COMMAND")(cmd, args[:1])
 			}
-			return atLeast("a VM")(cmd, args)
+			return andCommand("a VM")(cmd, args)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			flags.Argv = args[1:]
@@ -88,12 +88,11 @@ func (a *app) vmExec(cmd *cobra.Command, name string, f vmExec) error {
 		if err != nil {
 			return startOrRunError(err)
 		}
-		_, err = fmt.Fprintln(a.stdout, strconv.Itoa(pid))
-		return err
+		return a.printOfRun(strconv.Itoa(pid))
 	}
 	terminal, err := a.attach(&options.Streams, f.tty, f.interactive)
 	if err != nil {
-		return err
+		return startOrRunError(err)
 	}
 	defer terminal.restore()
 	code, err := e.Exec(cmd.Context(), name, options)

@@ -162,6 +162,9 @@ func (a *app) imageList(ctx context.Context, asJSON bool) error {
 		return err
 	}
 	images, broken := e.ListImages(ctx)
+	if broken != nil && images == nil { // not even a part of it is known
+		return broken
+	}
 	if asJSON {
 		err = a.printJSON(struct {
 			Schema int                 `json:"schema"`

@@ -85,6 +85,9 @@ func (a *app) kernelList(ctx context.Context, asJSON bool) error {
 		return err
 	}
 	kernels, broken := e.ListKernels(ctx)
+	if broken != nil && kernels == nil { // not even a part of it is known
+		return broken
+	}
 	if asJSON {
 		err = a.printJSON(struct {
 			Schema  int              `json:"schema"`

@@ -138,10 +138,7 @@ func newVMPrune(a *app) *cobra.Command {
 				return err
 			}
 			removed, failed := e.PruneVMs(cmd.Context())
-			for _, name := range removed {
-				_, _ = fmt.Fprintln(a.stdout, name)
-			}
-			return failed
+			return errors.Join(a.printLines(removed), failed)
 		},
 	}
 }
@@ -190,6 +187,9 @@ func (a *app) vmList(ctx context.Context, f listing) error {
 		return err
 	}
 	vms, broken := e.ListVMs(ctx)
+	if broken != nil && vms == nil { // not even a part of it is known
+		return broken
+	}
 	switch {
 	case f.json:
 		err = a.printJSON(struct {
@@ -197,9 +197,11 @@ func (a *app) vmList(ctx context.Context, f listing) error {
 			VMs    []engine.VM `json:"vms"`
 		}{1, vms})
 	case f.quiet:
+		var names []string
 		for _, vm := range vms {
-			_, _ = fmt.Fprintln(a.stdout, vm.Name)
+			names = append(names, vm.Name)
 		}
+		err = a.printLines(names)
 	default:
 		err = a.printVMs(vms)
 	}

@@ -98,8 +98,11 @@ func (a *app) askForLogin(ctx context.Context, options *engine.LoginOptions, fro
 		if options.Username == "" {
 			return usage(errors.New("--password-stdin goes with --username"), "pass --username NAME")
 		}
-		password, err := io.ReadAll(io.LimitReader(a.stdin, maxPassword))
-		options.Password = strings.TrimRight(string(password), "\r\n")
+		password, err := unlessOver(ctx, func() (string, error) {
+			text, err := io.ReadAll(io.LimitReader(a.stdin, maxPassword))
+			return string(text), err
+		})
+		options.Password = strings.TrimRight(password, "\r\n")
 		if err == nil && options.Password == "" {
 			err = usage(errors.New("standard input has no password"), "")
 		}
@@ -153,21 +156,29 @@ func hideInput(fd int) error {
 
 // readLine reads a line, without its end, unless ctx ends first.
 func (a *app) readLine(ctx context.Context) (string, error) {
+	return unlessOver(ctx, func() (string, error) {
+		line, err := bufio.NewReader(a.stdin).ReadString('\n') // the terminal gives a line at a time
+		if err != nil {
+			err = fmt.Errorf("reading from the terminal: %w", err)
+		}
+		return strings.TrimRight(line, "\r\n"), err
+	})
+}
+
+// unlessOver returns what read returns, or ctx's cause if ctx ends first: a read of standard input cannot be ended.
+func unlessOver(ctx context.Context, read func() (string, error)) (string, error) {
 	type answer struct {
-		line string
+		text string
 		err  error
 	}
 	answers := make(chan answer, 1)
 	go func() {
-		line, err := bufio.NewReader(a.stdin).ReadString('\n') // the terminal gives a line at a time
-		answers <- answer{strings.TrimRight(line, "\r\n"), err}
+		text, err := read()
+		answers <- answer{text, err}
 	}()
 	select {
 	case got := <-answers:
-		if got.err != nil {
-			got.err = fmt.Errorf("reading from the terminal: %w", got.err)
-		}
-		return got.line, got.err
+		return got.text, got.err
 	case <-ctx.Done():
 		return "", context.Cause(ctx)
 	}

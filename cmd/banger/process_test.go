@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/banger-vm/banger/internal/engine"
+	"github.com/banger-vm/banger/internal/fault"
 	"github.com/banger-vm/banger/internal/imagepull"
 )
 
@@ -52,6 +53,91 @@ func runProcess(t *testing.T, home string, args ...string) said {
 		t.Fatalf("starting banger %s: %v", strings.Join(args, " "), err)
 	}
 	return said{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
+}
+
+// TestExitOfRun: where the exit code is that of a command in the guest, banger's own failures have a code apart.
+func TestExitOfRun(t *testing.T) {
+	home := t.TempDir()
+	for command, want := range map[string]int{
+		"vm run --env-file /nonexistent image":    exitOfRun,
+		"vm run --rm image":                       exitOfRun,
+		"vm run --cpus 0 image":                   int(fault.Usage),
+		"vm create --env-file /nonexistent image": int(fault.NotFound),
+		"vm exec nothing true":                    exitOfRun,
+		"vm exec -d nothing true":                 exitOfRun,
+	} {
+		if got := runProcess(t, home, strings.Fields(command)...); got.code != want {
+			t.Errorf("banger %s: exit code %d, want %d\n%s", command, got.code, want, got.stderr)
+		}
+	}
+}
+
+// TestUsageForPrograms: an error of the command line is JSON where the others are.
+func TestUsageForPrograms(t *testing.T) {
+	home := t.TempDir()
+	for _, command := range []string{"vm ls foo", "vm ls --bogus", "vm foo", "foo", "vm run --cpus many image", "vm run --cpus 0 image"} {
+		got := runProcess(t, home, append([]string{"--progress", "json"}, strings.Fields(command)...)...)
+		var line progressLine
+		if err := json.Unmarshal([]byte(got.stderr), &line); err != nil || line.Error == nil || got.code != int(fault.Usage) {
+			t.Errorf("banger --progress json %s: exit code %d, %v, and\n%s", command, got.code, err, got.stderr)
+		}
+	}
+	if got := runProcess(t, home, "--progress", "odd", "vm", "ls"); got.code != int(fault.Usage) || !strings.Contains(got.stderr, "banger: hint") {
+		t.Errorf("--progress odd: exit code %d, and\n%s", got.code, got.stderr)
+	}
+}
+
+// TestHelp: what there is no help for is a wrong command line.
+func TestHelp(t *testing.T) {
+	home := t.TempDir()
+	for command, want := range map[string]struct {
+		code int
+		word string
+	}{
+		"help":        {0, "Available Commands"},
+		"help vm":     {0, "banger vm [command]"},
+		"help vm run": {0, "--entrypoint"},
+		"help foo":    {int(fault.Usage), "has no command"},
+		"help vm foo": {int(fault.Usage), "banger vm has no command"},
+	} {
+		got := runProcess(t, home, strings.Fields(command)...)
+		if got.code != want.code || !strings.Contains(got.stdout+got.stderr, want.word) {
+			t.Errorf("banger %s: exit code %d, want %d and %q in\n%s%s", command, got.code, want.code, want.word, got.stdout, got.stderr)
+		}
+	}
+}
+
+// TestPasswordNeverComes: Ctrl-C ends a login that waits for a password on standard input.
+func TestPasswordNeverComes(t *testing.T) {
+	cmd := process(t.Context(), t.TempDir(), "login", "--username", "me", "--password-stdin", "localhost:1")
+	input, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = input.Close() }()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = cmd.Wait()
+	}()
+	for deadline := time.After(20 * time.Second); ; {
+		select {
+		case <-ended:
+			// The signal may have come before there was somebody to catch it.
+			if code := cmd.ProcessState.ExitCode(); code != int(fault.Interrupted) && code != -1 {
+				t.Errorf("exit code %d, want %d", code, int(fault.Interrupted))
+			}
+			return
+		case <-deadline:
+			_ = cmd.Process.Kill()
+			t.Fatal("it waits for ever")
+		case <-time.After(500 * time.Millisecond):
+			_ = cmd.Process.Signal(os.Interrupt)
+		}
+	}
 }
 
 // mustRun is runProcess for what has to succeed.

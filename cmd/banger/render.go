@@ -17,18 +17,33 @@ func (a *app) printJSON(value any) error {
 	return encoder.Encode(value)
 }
 
-// each does something to each name and prints what it gives, if anything. One that fails does not stop the rest.
+// printLines prints each of a list on a line.
+func (a *app) printLines(list []string) error {
+	for _, line := range list {
+		if _, err := fmt.Fprintln(a.stdout, line); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// each does something to each name and prints what it gives, if anything. One that fails does not stop the rest, and neither
+// does output that cannot be written.
 func (a *app) each(names []string, do func(string) (string, error)) error {
 	var failed []error
+	var unwritten error
 	for _, name := range names {
 		done, err := do(name)
 		if err != nil {
 			failed = append(failed, err)
 			continue
 		}
-		if done != "" {
-			_, _ = fmt.Fprintln(a.stdout, done)
+		if done != "" && unwritten == nil {
+			_, unwritten = fmt.Fprintln(a.stdout, done)
 		}
+	}
+	if unwritten != nil {
+		failed = append(failed, unwritten)
 	}
 	return joined(failed)
 }
@@ -49,4 +64,9 @@ func atLeast(names ...string) cobra.PositionalArgs {
 		}
 		return exactly(names...)(cmd, args)
 	}
+}
+
+// andCommand demands an image or a VM. What follows is a command's, whose arguments may be empty.
+func andCommand(name string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error { return atLeast(name)(cmd, args[:min(1, len(args))]) }
 }

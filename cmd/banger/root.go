@@ -45,9 +45,15 @@ func execute(ctx context.Context, args []string, sys system) int {
 	root.SetOut(sys.stdout)
 	root.SetErr(sys.stderr)
 	err := root.ExecuteContext(ctx)
+	if err != nil { // perhaps of the command line, before PersistentPreRunE
+		_ = a.chooseProgress()
+	}
 	a.progress.clear()
 	return a.exitCode(ctx, err)
 }
+
+// chooseProgress has steps and errors shown as the user wants them.
+func (a *app) chooseProgress() error { return a.progress.choose(a.shown, a.getenv("BANGER_PROGRESS")) }
 
 func newRoot(a *app) *cobra.Command {
 	root := &cobra.Command{
@@ -60,14 +66,12 @@ As with docker, pull, images, run, exec and ps are short for image pull, image l
 		Example: `  banger kernel import --from-host
   banger image pull debian:bookworm
   banger vm run --rm debian:bookworm -- cat /etc/os-release`,
-		Version:       version(),
-		SilenceErrors: true,
-		SilenceUsage:  true,
-		Args:          noSuchCommand,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-		PersistentPreRunE: func(*cobra.Command, []string) error {
-			return a.progress.choose(a.shown, a.getenv("BANGER_PROGRESS"))
-		},
+		Version:           version(),
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		Args:              noSuchCommand,
+		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		PersistentPreRunE: func(*cobra.Command, []string) error { return a.chooseProgress() },
 	}
 	root.SetFlagErrorFunc(flagError)
 	root.PersistentFlags().StringVar(&a.host, "host", "",
@@ -80,7 +84,21 @@ As with docker, pull, images, run, exec and ps are short for image pull, image l
 		short.Hidden = true
 		root.AddCommand(short)
 	}
+	checkHelp(root)
 	return root
+}
+
+// checkHelp has cobra's help command refuse what is no command: it takes that for arguments of the last one that is.
+func checkHelp(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	help, _, _ := root.Find([]string{"help"})
+	help.Args = func(_ *cobra.Command, args []string) error {
+		found, rest, err := root.Find(args)
+		if err != nil {
+			return flagError(root, err)
+		}
+		return noSuchCommand(found, rest)
+	}
 }
 
 // group is a command that only holds others.

@@ -115,6 +115,14 @@ func startOrRunError(err error) error {
 	return codedError{error: err, code: exitOfRun}
 }
 
+// printOfRun prints what is known of a command that was left running.
+func (a *app) printOfRun(line string) error {
+	if _, err := fmt.Fprintln(a.stdout, line); err != nil {
+		return startOrRunError(err)
+	}
+	return nil
+}
+
 func exitOf(code int) error {
 	if code == 0 {
 		return nil

@@ -51,7 +51,7 @@ command.`,
   banger vm run --rm -it alpine -- sh
   banger vm run -d --name web -e MODE=test debian:bookworm
   tar c . | banger vm run --rm -i debian:bookworm -- tar t`,
-		Args: atLeast("an IMAGE"),
+		Args: andCommand("an IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.vmRun(cmd, args, flags) },
 	}
 	a.vmFlags(cmd, &flags)
@@ -68,7 +68,7 @@ func newVMCreate(a *app) *cobra.Command {
 		Short:   "Make a VM from an image, to be started later",
 		Long:    "Make a VM from an image, to be started later. The flags are those of vm run. The name of the VM is printed.",
 		Example: "  banger vm create --name web debian:bookworm",
-		Args:    atLeast("an IMAGE"),
+		Args:    andCommand("an IMAGE"),
 		RunE:    func(cmd *cobra.Command, args []string) error { return a.vmCreate(cmd, args, flags) },
 	}
 	a.vmFlags(cmd, &flags)
@@ -107,7 +107,7 @@ func (a *app) vmRun(cmd *cobra.Command, args []string, f vmFlags) error {
 	}
 	vm, err := a.vmOptions(cmd, args, f)
 	if err != nil {
-		return err
+		return startOrRunError(err)
 	}
 	e, err := a.engine()
 	if err != nil {
@@ -121,7 +121,7 @@ func (a *app) vmRun(cmd *cobra.Command, args []string, f vmFlags) error {
 	} else {
 		terminal, err := a.attach(&options.Streams, f.tty, f.interactive)
 		if err != nil {
-			return err
+			return startOrRunError(err)
 		}
 		defer terminal.restore()
 	}
@@ -131,8 +131,7 @@ func (a *app) vmRun(cmd *cobra.Command, args []string, f vmFlags) error {
 	}
 	if f.detach {
 		a.progress.clear()
-		_, err = fmt.Fprintln(a.stdout, name)
-		return err
+		return a.printOfRun(name)
 	}
 	return exitOf(code)
 }

@@ -3,12 +3,17 @@ package main
 import (
 	"bytes"
 	"errors"
+	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/spf13/cobra"
 
 	"github.com/banger-vm/banger/internal/fault"
 )
@@ -117,6 +122,34 @@ func TestLogOptions(t *testing.T) {
 	}
 }
 
+// TestCommandArguments: a command may have empty arguments, but an image or a VM has to be named, and exec has a command.
+func TestCommandArguments(t *testing.T) {
+	a := testApp(nil)
+	for _, c := range []struct {
+		cmd  *cobra.Command
+		args []string
+		good bool
+	}{
+		{newVMRun(a), []string{"image"}, true},
+		{newVMRun(a), []string{"image", "printf", "%s", ""}, true},
+		{newVMRun(a), []string{"image", "--", "sh", "-c", ""}, true},
+		{newVMRun(a), nil, false},
+		{newVMRun(a), []string{"", "sh"}, false},
+		{newVMCreate(a), []string{"image", "echo", ""}, true},
+		{newVMCreate(a), []string{""}, false},
+		{newVMExec(a), []string{"vm", "sh", "-c", ""}, true},
+		{newVMExec(a), []string{"vm", "--", "echo", ""}, true},
+		{newVMExec(a), nil, false},
+		{newVMExec(a), []string{"vm"}, false},
+		{newVMExec(a), []string{"vm", "--"}, false},
+		{newVMExec(a), []string{"", "sh"}, false},
+	} {
+		if err := c.cmd.Args(c.cmd, c.args); (err == nil) != c.good || err != nil && fault.KindOf(err) != fault.Usage {
+			t.Errorf("%s %q: got the error %v, want one of usage %v", c.cmd.Name(), c.args, err, !c.good)
+		}
+	}
+}
+
 // TestEach: one name that fails does not stop the rest, and every failure is told.
 func TestEach(t *testing.T) {
 	a := testApp(nil)
@@ -134,6 +167,28 @@ func TestEach(t *testing.T) {
 	}
 }
 
+// TestUnwrittenOutput: output that cannot be written is an error, and everything is done all the same.
+func TestUnwrittenOutput(t *testing.T) {
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = full.Close() }()
+	a := testApp(nil)
+	a.stdout = full
+	did := ""
+	err = a.each([]string{"a", "b"}, func(name string) (string, error) {
+		did += name
+		return name, nil
+	})
+	if did != "ab" || !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("did %q and got the error %v, want all and that the disk is full", did, err)
+	}
+	if err := a.printLines([]string{"a", "b"}); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("got the error %v, want that the disk is full", err)
+	}
+}
+
 // TestShorten: nothing that a guest or an image chose can steer the terminal or break the table.
 func TestShorten(t *testing.T) {
 	for line, want := range map[string]string{
@@ -141,6 +196,28 @@ func TestShorten(t *testing.T) {
 	} {
 		if got := shorten(line, 10); got != want {
 			t.Errorf("%q: got %q, want %q", line, got, want)
+		}
+	}
+}
+
+// TestBrokenPipes: output that nobody reads ends banger in silence, and a connection that breaks does not.
+func TestBrokenPipes(t *testing.T) {
+	broken := os.NewSyscallError("write", syscall.EPIPE)
+	for _, c := range []struct {
+		err    error
+		code   int
+		silent bool
+	}{
+		{fmt.Errorf("printing: %w", &os.PathError{Op: "write", Path: os.Stdout.Name(), Err: syscall.EPIPE}), exitOfPipe, true},
+		{codedError{error: &os.PathError{Op: "write", Path: os.Stderr.Name(), Err: syscall.EPIPE}, code: exitOfRun}, exitOfPipe, true},
+		{fault.New(fault.Unreachable, &net.OpError{Op: "write", Net: "unix", Err: broken}, ""), int(fault.Unreachable), false},
+		{codedError{error: &net.OpError{Op: "write", Net: "unix", Err: broken}, code: exitOfRun}, exitOfRun, false},
+		{&os.PathError{Op: "write", Path: "|1", Err: syscall.EPIPE}, int(fault.Failure), false},
+	} {
+		a := testApp(nil)
+		code := a.exitCode(t.Context(), c.err)
+		if said := a.stderr.(*bytes.Buffer).String(); code != c.code || (said == "") != c.silent {
+			t.Errorf("%v: exit code %d and %q, want %d, and silence %v", c.err, code, said, c.code, c.silent)
 		}
 	}
 }

@@ -3,8 +3,11 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
+	"path"
+	"strings"
 
 	"github.com/banger-vm/banger/internal/fault"
 	"github.com/banger-vm/banger/internal/guest/files"
@@ -60,6 +63,10 @@ func (c Copy) run(ctx context.Context, host Streamer) (files.Result, error) {
 }
 
 func (c Copy) between(ctx context.Context, host Streamer) (files.Result, error) {
+	if c.isIntoItself() {
+		err := fmt.Errorf("copying %q to %q of the VM %q: a directory cannot be copied into itself", c.From.Path, c.To.Path, c.To.VM)
+		return files.Result{}, fault.New(fault.Usage, err, "copy it to a directory beside it")
+	}
 	from, err := host.Stream(ctx, c.From.VM)
 	if err != nil {
 		return files.Result{}, err
@@ -70,6 +77,12 @@ func (c Copy) between(ctx context.Context, host Streamer) (files.Result, error) 
 		return files.Result{}, err
 	}
 	return files.Between(ctx, from, c.From.Path, to, c.To.Path, c.Options)
+}
+
+// isIntoItself reports whether the copy would find what it has written itself, and copy that as well.
+func (c Copy) isIntoItself() bool {
+	from, to := path.Join("/", c.From.Path), path.Join("/", c.To.Path)
+	return c.From.VM == c.To.VM && (from == "/" || to == from || strings.HasPrefix(to, from+"/"))
 }
 
 // copyFault gives an error of a copy its kind.

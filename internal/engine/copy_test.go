@@ -1,8 +1,10 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"syscall"
 	"testing"
@@ -34,5 +36,31 @@ func TestCopyFault(t *testing.T) {
 	}
 	if copyFault(nil) != nil {
 		t.Error("no error became one")
+	}
+}
+
+// noVMs opens no streams.
+type noVMs struct{}
+
+func (noVMs) Stream(context.Context, string) (net.Conn, error) { return nil, errors.ErrUnsupported }
+
+// TestCopyIntoItself: a copy within one VM does not end up in what it reads.
+func TestCopyIntoItself(t *testing.T) {
+	for _, c := range []struct {
+		from, to Location
+		refused  bool
+	}{
+		{Location{"a", "/d"}, Location{"a", "/d/e"}, true},
+		{Location{"a", "d"}, Location{"a", "/x/../d/"}, true},
+		{Location{"a", "/d/."}, Location{"a", "/d"}, true},
+		{Location{"a", "/"}, Location{"a", "/backup"}, true},
+		{Location{"a", "/d"}, Location{"a", "/dd"}, false},
+		{Location{"a", "/d/e"}, Location{"a", "/d"}, false},
+		{Location{"a", "/d"}, Location{"b", "/d/e"}, false},
+	} {
+		_, err := CopyFiles(t.Context(), noVMs{}, Copy{From: c.from, To: c.to})
+		if refused := fault.KindOf(err) == fault.Usage; refused != c.refused {
+			t.Errorf("%v to %v: got the error %v, want that it is refused %v", c.from, c.to, err, c.refused)
+		}
 	}
 }

@@ -328,3 +328,34 @@ func TestRekey(t *testing.T) {
 	c.run(pattern(size), "ssh", "vm.banger", "tee f | sha256sum; sha256sum <f >&2").
 		want(t, "rekeying", result{sum(pattern(size)) + "  -\n", sum(pattern(size)) + "  -\n", 0})
 }
+
+// TestStop: the server ends with its context, also before a client that says nothing and stays.
+func TestStop(t *testing.T) {
+	in, stays, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = stays.Close() }()
+	answers, out, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = answers.Close() }()
+	identity, err := LoadIdentity(t.Context(), t.TempDir(), "*.banger")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- Serve(ctx, Stdio(in, out), Options{HostKey: identity.HostKey}) }()
+	if _, err := io.ReadFull(answers, make([]byte, len(serverVersion))); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(100 * time.Millisecond) // a read that has begun is what Close does not end
+	cancel()
+	select {
+	case <-ended:
+	case <-time.After(20 * time.Second):
+		t.Error("the server goes on")
+	}
+}

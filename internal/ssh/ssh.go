@@ -15,6 +15,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 
@@ -43,6 +44,26 @@ type Options struct {
 // as package exec does. The user name of the login is a user of the guest; nobody has to prove to be one, so that conn has
 // to be private to somebody who may do anything in the guest.
 func Serve(ctx context.Context, conn net.Conn, options Options) error {
+	served := make(chan error, 1)
+	go func() { served <- serve(ctx, conn, options) }()
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+	}
+	// A read of standard input does not end with its being closed, but with the client.
+	select {
+	case err := <-served:
+		return err
+	case <-time.After(leaveLimit):
+		return context.Cause(ctx)
+	}
+}
+
+// leaveLimit is how long a client may take to leave once the connection is closed.
+const leaveLimit = time.Second
+
+func serve(ctx context.Context, conn net.Conn, options Options) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -166,6 +167,124 @@ func TestChangingFile(t *testing.T) {
 	}
 	if info, err := os.Stat(dir + "/got"); err != nil || info.Size() != 8*chunkSize {
 		t.Errorf("the copy is %v, %v; want %d bytes", info, err, 8*chunkSize)
+	}
+}
+
+// lastWord is a sink that knows the content of each name, short files being all there is.
+type lastWord struct {
+	content map[string]string
+	name    string
+}
+
+func (l *lastWord) entry(e *Entry) error {
+	l.name = e.Name
+	l.content[e.Name] = l.content[e.Target]
+	return nil
+}
+
+func (l *lastWord) data(_ int64, p []byte) error {
+	l.content[l.name] += string(p)
+	return nil
+}
+
+func (l *lastWord) end([]string) error { return nil }
+
+// TestReplacedLink: a name that is one of a file's when it is looked at, and another file's when it is opened, does not give
+// the first file's other names the content of the second.
+func TestReplacedLink(t *testing.T) {
+	dir := t.TempDir()
+	shell(t, dir, "mkdir src; echo old >src/z1; ln src/z1 src/z2")
+	var replacing sync.WaitGroup
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer replacing.Wait()
+	defer cancel()
+	replacing.Go(func() {
+		for i := 0; ctx.Err() == nil; i++ {
+			name := fmt.Sprintf("%s/src/a%d", dir, i%8)
+			_ = os.Link(dir+"/src/z1", dir+"/link")
+			_ = os.Rename(dir+"/link", name)
+			_ = os.WriteFile(dir+"/file", []byte("new\n"), 0o600)
+			_ = os.Rename(dir+"/file", name)
+		}
+	})
+	for ctx.Err() == nil {
+		seen := &lastWord{content: map[string]string{}}
+		if err := newWalker(seen, false, onHost).walk(dir + "/src"); err != nil {
+			t.Fatal(err)
+		}
+		if seen.content["z1"] != "old\n" || seen.content["z2"] != "old\n" {
+			t.Fatalf("what never changed was sent as %q", seen.content)
+		}
+	}
+}
+
+// meddler is a sink that does something when an entry comes.
+type meddler func(name string)
+
+func (m meddler) entry(e *Entry) error {
+	m(e.Name)
+	return nil
+}
+
+func (m meddler) data(int64, []byte) error { return nil }
+func (m meddler) end([]string) error       { return nil }
+
+// TestRemovedDirectory: a directory that is removed while it is read is left out like a file, with a note.
+func TestRemovedDirectory(t *testing.T) {
+	dir := t.TempDir()
+	shell(t, dir, "mkdir -p src/d; touch src/d/f")
+	w := newWalker(meddler(func(name string) {
+		if name == "d" {
+			shell(t, dir, "rm -r src/d")
+		}
+	}), false, onHost)
+	if err := w.walk(dir + "/src"); err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(w.notes.all()); !strings.Contains(got, `src/d" on the host was removed`) {
+		t.Errorf("the notes are %s", got)
+	}
+}
+
+// TestRemovedSymlinks: symlinks that come and go do not end a copy.
+func TestRemovedSymlinks(t *testing.T) {
+	dir := t.TempDir()
+	shell(t, dir, "mkdir src")
+	var flickering sync.WaitGroup
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer flickering.Wait()
+	defer cancel()
+	flickering.Go(func() {
+		for i := 0; ctx.Err() == nil; i++ {
+			name := fmt.Sprintf("%s/src/s%d", dir, i%8)
+			_ = os.Symlink("nowhere", name)
+			_ = os.Remove(fmt.Sprintf("%s/src/s%d", dir, (i+4)%8))
+		}
+	})
+	for archive := false; ctx.Err() == nil; archive = !archive {
+		if err := newWalker(meddler(func(string) {}), archive, onHost).walk(dir + "/src"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestOversizedAttributes: a file whose attributes are more than the file system of its copy keeps is copied without them.
+func TestOversizedAttributes(t *testing.T) {
+	send := tree(dirEntry(top), &Entry{Kind: Regular, Mode: 0o644, Size: 3, Name: "f", Xattrs: []Xattr{
+		{"user.block", strings.Repeat("v", 20_000)}, // no space left on device, where it is an ext4
+		{"user.limit", strings.Repeat("v", xattrLimit+1)},
+		{"user.small", "v"},
+	}})
+	dest := t.TempDir()
+	result, err := CopyOut(deadline(t), dialTo(t, hostileGuest(true, send)), "/src", dest, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := shell(t, dest, "cat src/f; getfattr --only-values -n user.small src/f"); got != "xxxv" {
+		t.Errorf("the copy has %q, want the content and the attribute that fits", got)
+	}
+	if got := fmt.Sprint(result.Notes); !strings.Contains(got, "extended attribute user is not kept") {
+		t.Errorf("the notes are %s", got)
 	}
 }
 

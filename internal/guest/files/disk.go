@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"strings"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -63,6 +64,7 @@ type disk struct {
 	name   string   // its name below the top
 
 	open    []*Entry // directories that still get their attributes; each is below the one before
+	held    int      // bytes of their extended attributes
 	current *Entry   // the file that is being written
 	fd      int      // its descriptor
 	size    int64    // how much of it is there
@@ -241,8 +243,7 @@ func (d *disk) directory(e *Entry, at spot) error {
 	if e.Name == top {
 		return d.enterTop(e, made)
 	}
-	d.push(e, made)
-	return nil
+	return d.push(e, made)
 }
 
 // enterTop makes the top directory the root of what follows.
@@ -254,8 +255,7 @@ func (d *disk) enterTop(e *Entry, made bool) error {
 		}
 		d.root = root
 	}
-	d.push(e, made)
-	return nil
+	return d.push(e, made)
 }
 
 // checkDirectory tells whether a name that exists is a directory's, and no symlink's.
@@ -270,12 +270,31 @@ func checkDirectory(at spot) error {
 	return nil
 }
 
+// maxHeld bounds the memory that extended attributes of directories take while these are open, in bytes. It is a thousand
+// times what most file systems let a file have.
+const maxHeld = 64 << 20
+
 // push remembers that a directory gets its attributes later. One that was there before keeps its own, unless the copy
 // is exact.
-func (d *disk) push(e *Entry, made bool) {
-	if made || d.policy.exact {
-		d.open = append(d.open, e)
+func (d *disk) push(e *Entry, made bool) error {
+	if !made && !d.policy.exact {
+		return nil
 	}
+	e.Xattrs = d.policy.attributes(e)
+	d.open, d.held = append(d.open, e), d.held+sizeOf(e.Xattrs)
+	if d.held > maxHeld {
+		return fmt.Errorf("it and the directories above have more than %d bytes of extended attributes", maxHeld)
+	}
+	return nil
+}
+
+// sizeOf returns what attributes take in memory, in bytes.
+func sizeOf(list []Xattr) int {
+	size := len(list) * int(unsafe.Sizeof(Xattr{}))
+	for _, x := range list {
+		size += len(x.Name) + len(x.Value)
+	}
+	return size
 }
 
 // leave gives the directories in which name does not lie their attributes.
@@ -285,7 +304,7 @@ func (d *disk) leave(name string) error {
 		if last.Name == top && name != top && name != "" || strings.HasPrefix(name, last.Name+"/") {
 			return nil
 		}
-		d.open = d.open[:len(d.open)-1]
+		d.open, d.held = d.open[:len(d.open)-1], d.held-sizeOf(last.Xattrs)
 		if err := d.seal(last); err != nil {
 			return d.failed(last.Name, err)
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -43,8 +44,8 @@ const patience = 30 * time.Second
 // Handlers returns what answers this package's requests.
 func Handlers() frame.Router { return frame.Router{doSend: send, doReceive: receive} }
 
-// guestPath is a path as the user gave it: relative to the root directory, with or without a slash.
-func guestPath(name []byte) string { return "/" + string(name) }
+// guestPath is a path as the user gave it, relative to the root directory, with or without a slash. Messages have it as well.
+func guestPath(name []byte) string { return "/" + strings.TrimLeft(string(name), "/") }
 
 // send is the handler of doSend.
 func send(stream net.Conn, text []byte) *frame.Refusal {

@@ -265,6 +265,30 @@ func TestHostileRights(t *testing.T) {
 	}
 }
 
+// TestLargeAttributes: what the host keeps of the directories that it is in is bounded, however large the guest makes them.
+func TestLargeAttributes(t *testing.T) {
+	send := func(attribute string) script {
+		value := strings.Repeat("v", 1<<20)
+		return func(w *frame.Writer) {
+			_ = w.Write(kindEntry, appendEntry(nil, dirEntry(top)))
+			for i := range 100 {
+				e := dirEntry(strings.Repeat("d/", i) + "d")
+				e.Xattrs = []Xattr{{attribute, value}}
+				_ = w.Write(kindEntry, appendEntry(nil, e))
+			}
+			_ = w.Write(kindDone, []byte("{}"))
+		}
+	}
+	_, err := CopyOut(deadline(t), dialTo(t, hostileGuest(true, send("user.x"))), "/src", t.TempDir(), Options{})
+	if err == nil || !strings.Contains(err.Error(), "bytes of extended attributes") {
+		t.Errorf("got the error %v, want one of too many attributes", err)
+	}
+	_, err = CopyOut(deadline(t), dialTo(t, hostileGuest(true, send("trusted.x"))), "/src", t.TempDir(), Options{})
+	if err != nil {
+		t.Errorf("attributes that nobody keeps: %v", err)
+	}
+}
+
 // TestEndlessGuest: a guest that never stops sending, or never begins, is ended by the user.
 func TestEndlessGuest(t *testing.T) {
 	for name, send := range map[string]script{

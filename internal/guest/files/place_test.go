@@ -161,3 +161,18 @@ func TestRelativePaths(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestGuestPathsInMessages: a path of the guest is called what the user called it.
+func TestGuestPathsInMessages(t *testing.T) {
+	missing := t.TempDir() + "/missing"
+	for _, given := range []string{missing, "//" + missing, missing[1:]} {
+		_, err := CopyOut(deadline(t), dial(t), given, t.TempDir(), Options{})
+		if want := fmt.Sprintf("reading %q in the VM", missing); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got the error %v, want one with %s", given, err, want)
+		}
+		_, err = CopyIn(deadline(t), dial(t), "/dev/null", given+"/x/", Options{})
+		if want := fmt.Sprintf("writing %q in the VM", missing+"/x/"); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got the error %v, want one with %s", given, err, want)
+		}
+	}
+}

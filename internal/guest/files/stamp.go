@@ -117,7 +117,7 @@ func setTime(at spot, e *Entry) error {
 
 // tolerate makes a note of an extended attribute that the file system does not keep.
 func (d *disk) tolerate(e *Entry, x Xattr, err error) error {
-	if errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.EPERM) {
+	if errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.EPERM) || isTooLarge(x, err) {
 		d.lose("extended attribute "+namespace(x.Name)+" is not kept", e.Name, err)
 		return nil
 	}
@@ -125,6 +125,12 @@ func (d *disk) tolerate(e *Entry, x Xattr, err error) error {
 		return fmt.Errorf("setting its extended attribute %q: %w", x.Name, err)
 	}
 	return nil
+}
+
+// isTooLarge reports whether an attribute of a user is more than the file system lets a file have: ext4 has a block for all of
+// them and says that it is full (xattr(7), "Filesystem differences"). What says something about rights is not lost like that.
+func isTooLarge(x Xattr, err error) bool {
+	return strings.HasPrefix(x.Name, userNamespace) && (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.E2BIG))
 }
 
 // namespace returns the part of an attribute's name up to its first dot.

@@ -17,6 +17,17 @@ import (
 // xattrRecord is the prefix of the pax records that hold extended attributes, as star, GNU tar and bsdtar have them.
 const xattrRecord = "SCHILY.xattr."
 
+// keywordOf returns the keyword of an attribute's record, which ends at its first "=". One in the attribute's name is written
+// as GNU tar does it (xheader.c, xattr_encode_keyword).
+func keywordOf(xattr string) string {
+	return xattrRecord + strings.NewReplacer("%", "%25", "=", "%3D").Replace(xattr)
+}
+
+// xattrOf undoes keywordOf, but for the prefix.
+func xattrOf(keyword string) string {
+	return strings.NewReplacer("%25", "%", "%3D", "=").Replace(keyword)
+}
+
 // zeroBlock is the unit in which holes of a sparse file are found, in bytes.
 const zeroBlock = 4096
 
@@ -60,7 +71,7 @@ func (t *tarWriter) entry(e *Entry) error {
 		h.PAXRecords = make(map[string]string, len(e.Xattrs))
 	}
 	for _, x := range e.Xattrs {
-		h.PAXRecords[xattrRecord+x.Name] = x.Value
+		h.PAXRecords[keywordOf(x.Name)] = x.Value
 	}
 	t.size, t.at = e.Size, 0
 	if err := t.w.WriteHeader(h); err != nil {
@@ -158,7 +169,9 @@ func (t *tarReader) read(r io.Reader) error {
 		}
 	}
 	// Whoever writes the tar may write zeros after its end, and should not die of a pipe that is closed.
-	_, _ = io.Copy(io.Discard, plain)
+	if _, err := io.Copy(io.Discard, plain); err != nil && !errors.Is(err, gzip.ErrHeader) {
+		return fmt.Errorf("reading the tar: %w", err) // the checksum is at the end, and perhaps what is no gzip behind it
+	}
 	if err := t.repeat(); err != nil {
 		return err
 	}
@@ -330,7 +343,7 @@ func xattrsOf(h *tar.Header) []Xattr {
 	var list []Xattr
 	for key, value := range h.PAXRecords {
 		if name, ok := strings.CutPrefix(key, xattrRecord); ok {
-			list = append(list, Xattr{name, value})
+			list = append(list, Xattr{xattrOf(name), value})
 		}
 	}
 	return list

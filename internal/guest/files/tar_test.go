@@ -69,6 +69,36 @@ func TestTarIn(t *testing.T) {
 	}
 }
 
+// TestTarXattrNames: an attribute may have any name, and GNU tar agrees on how it is written.
+func TestTarXattrNames(t *testing.T) {
+	dir := t.TempDir()
+	shell(t, dir, `mkdir src dest judge; touch src/f; for name in a=b =a= a%b %25 %3D; do setfattr -n "user.$name" -v "$name" src/f; done
+		tar --format=pax --xattrs -cf gnu.tar -C src .`)
+	var archive bytes.Buffer
+	if _, err := TarOut(deadline(t), dial(t), dir+"/src/.", &archive, Options{}); err != nil {
+		t.Fatal(err)
+	}
+	extract := exec.Command("tar", "--xattrs", "-xf", "-", "-C", dir+"/judge")
+	extract.Stdin = &archive
+	if out, err := extract.CombinedOutput(); err != nil {
+		t.Fatalf("extracting: %v\n%s", err, out)
+	}
+	gnu, err := os.Open(dir + "/gnu.tar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = gnu.Close() }()
+	if _, err := TarIn(deadline(t), dial(t), gnu, dir+"/dest", Options{}); err != nil {
+		t.Fatal(err)
+	}
+	want := shell(t, dir, "getfattr -d src/f | tail -n +2")
+	for _, got := range []string{"judge", "dest"} {
+		if got := shell(t, dir, "getfattr -d "+got+"/f | tail -n +2"); got != want {
+			t.Errorf("the attributes are\n%s\nwant\n%s", got, want)
+		}
+	}
+}
+
 // TestTarOrder: names, times and directories of a tar come in any order.
 func TestTarOrder(t *testing.T) {
 	old := time.Unix(1_000_000_000, 0)
@@ -140,11 +170,13 @@ func TestHostileTar(t *testing.T) {
 // TestTarErrors: what is no tar, or a part of one, or has no directory to go to, is an error.
 func TestTarErrors(t *testing.T) {
 	dir := t.TempDir()
-	shell(t, dir, "head -c 3M /dev/urandom >big; tar cf whole.tar big; head -c 1M whole.tar >part.tar; mkdir dest; touch file; gzip -k whole.tar; head -c 1M whole.tar.gz >part.tar.gz")
+	shell(t, dir, "head -c 3M /dev/urandom >big; tar cf whole.tar big; head -c 1M whole.tar >part.tar; mkdir dest; touch file; gzip -k whole.tar; head -c 1M whole.tar.gz >part.tar.gz; head -c -8 whole.tar.gz >cut.tar.gz; cp cut.tar.gz wrong.tar.gz; printf 12345678 >>wrong.tar.gz")
 	for _, c := range []struct{ tar, dest, want string }{
 		{"big", "dest", "reading the tar"},
 		{"part.tar", "dest", "unexpected EOF"},
 		{"part.tar.gz", "dest", "unexpected EOF"},
+		{"cut.tar.gz", "dest", "unexpected EOF"},
+		{"wrong.tar.gz", "dest", "invalid checksum"},
 		{"whole.tar", "file", "not a directory"},
 		{"whole.tar", "nothing", "no such directory"},
 	} {

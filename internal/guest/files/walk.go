@@ -70,18 +70,10 @@ func (w *walker) visit(dir int, file, name string, parent uint64) error {
 	case Directory:
 		return w.directory(dir, file, name, parent)
 	}
-	if st.Nlink == 1 {
-		return w.single(dir, file, name, &st)
-	}
-	key := inode{st.Dev, st.Ino}
-	if first, seen := w.links[key]; seen {
+	if first, seen := w.links[inode{st.Dev, st.Ino}]; seen && st.Nlink > 1 {
 		return w.to.entry(&Entry{Kind: HardLink, Name: name, Target: first})
 	}
-	if err := w.single(dir, file, name, &st); err != nil {
-		return err
-	}
-	w.links[key] = name
-	return nil
+	return w.single(dir, file, name, &st)
 }
 
 // single sends what is no directory.
@@ -92,7 +84,15 @@ func (w *walker) single(dir int, file, name string, st *unix.Stat_t) error {
 	return w.special(dir, file, name, st)
 }
 
-// unread is what becomes of a file that cannot be opened: one that is gone is left out, any other ends the copy.
+// sent remembers under which name a file that has several was sent. st is that of what was sent: the name may have been
+// another file's when it was looked at.
+func (w *walker) sent(name string, st *unix.Stat_t) {
+	if st.Nlink > 1 {
+		w.links[inode{st.Dev, st.Ino}] = name
+	}
+}
+
+// unread is what becomes of a file that cannot be read: one that is gone is left out, any other ends the copy.
 func (w *walker) unread(name string, err error) error {
 	if errors.Is(err, unix.ENOENT) && name != top {
 		w.note(name, "was removed while its directory was copied")
@@ -135,7 +135,7 @@ func (w *walker) special(dir int, file, name string, st *unix.Stat_t) error {
 	case Symlink:
 		target, err := readlinkat(dir, file)
 		if err != nil {
-			return w.failed(name, err)
+			return w.unread(name, err)
 		}
 		e.Target = target
 	case CharDevice, BlockDevice:
@@ -143,8 +143,9 @@ func (w *walker) special(dir int, file, name string, st *unix.Stat_t) error {
 	}
 	var err error
 	if e.Xattrs, err = w.attrs.ofName(dir, file, w.archive); err != nil {
-		return w.failed(name, err)
+		return w.unread(name, err)
 	}
+	w.sent(name, st)
 	return w.to.entry(e)
 }
 
@@ -217,7 +218,7 @@ func (w *walker) contents(dir *os.File, fd int, name string, device uint64) erro
 		case errors.Is(err, io.EOF):
 			return nil
 		case err != nil:
-			return w.failed(name, err)
+			return w.unread(name, err) // a directory that was removed has not even an end (getdents(2))
 		}
 	}
 }
@@ -251,6 +252,7 @@ func (w *walker) regular(dir int, file, name string) error {
 		return w.failed(name, err)
 	}
 	e.Size = st.Size
+	w.sent(name, &st)
 	if hasHoles(fd, st.Size) {
 		return w.sparse(fd, e)
 	}

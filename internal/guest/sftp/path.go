@@ -112,9 +112,9 @@ func resolved(path string) (answer, error) {
 	}
 	real, err := filepath.EvalSymlinks(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		var parent string
-		parent, err = filepath.EvalSymlinks(filepath.Dir(path))
-		real = filepath.Join(parent, filepath.Base(path))
+		parent, last := filepath.Split(path) // the parent is not cleaned either
+		parent, err = filepath.EvalSymlinks(parent)
+		real = filepath.Join(parent, last)
 	}
 	var errno syscall.Errno
 	if err != nil && !errors.As(err, &errno) {

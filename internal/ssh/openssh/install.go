@@ -122,12 +122,17 @@ func replace(path string, change func([]byte) []byte) (changed bool, err error) 
 // replace the link.
 func follow(path string) (string, error) {
 	for range maxLinks {
+		dir, name := filepath.Split(path)
+		if real, err := filepath.EvalSymlinks(dir); err == nil { // before a ".." means what is above dir
+			dir = real
+		}
+		path = filepath.Join(dir, name)
 		to, err := os.Readlink(path)
 		if err != nil {
 			return path, nil // no link, or nothing; what else is wrong shows when it is read
 		}
 		if !filepath.IsAbs(to) {
-			to = filepath.Join(filepath.Dir(path), to)
+			to = dir + "/" + to // not Join, which would take "link/.." for nothing
 		}
 		path = to
 	}

@@ -211,6 +211,29 @@ func TestSymlinks(t *testing.T) {
 	}
 }
 
+// TestLinkedDirectory: a link in a directory that is a link itself leads to where the kernel has it lead.
+func TestLinkedDirectory(t *testing.T) {
+	for _, to := range []string{"../config", "up/../config"} {
+		home := t.TempDir()
+		if err := os.MkdirAll(filepath.Join(home, "dotfiles", "ssh"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		for link, to := range map[string]string{".ssh": "dotfiles/ssh", "dotfiles/ssh/config": to, "dotfiles/ssh/up": "."} {
+			if err := os.Symlink(to, filepath.Join(home, link)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		config := filepath.Join(home, "dotfiles", "config")
+		if err := os.WriteFile(config, []byte("Host x\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		install(t, filepath.Join(home, ".ssh"), block, true)
+		if got := read(t, config); !strings.HasPrefix(got, include+"\n") {
+			t.Errorf("%s: what the link leads to is %q", to, got)
+		}
+	}
+}
+
 // TestInstalledIsFound: ssh finds the installed block in the home that the password file has.
 func TestInstalledIsFound(t *testing.T) {
 	if os.Getuid() != 0 {
