@@ -133,6 +133,9 @@ func (m *Machine) makeLogs() (*os.File, error) {
 // Overlay is the name of a machine's own disk in its directory: a qcow2 in front of the root image.
 const Overlay = "root.qcow2"
 
+// unfinished ends the name of a disk that is being made. Whoever is killed meanwhile leaves no disk that cannot be read.
+const unfinished = ".new"
+
 // makeDisk makes an empty disk in front of the root image, unless there is one from an earlier start. What is behind the
 // image's end reads as zeros.
 func (m *Machine) makeDisk(ctx context.Context, runner *system.CommandRunner) error {
@@ -140,12 +143,17 @@ func (m *Machine) makeDisk(ctx context.Context, runner *system.CommandRunner) er
 		return nil
 	}
 	m.newDisk = true
-	args := []string{"create", "-q", "-f", "qcow2", "-b", m.spec.RootImage, "-F", "raw", m.files.overlay}
+	made := m.files.overlay + unfinished
+	args := []string{"create", "-q", "-f", "qcow2", "-b", m.spec.RootImage, "-F", "raw", made}
 	if m.spec.DiskSize != 0 {
 		args = append(args, strconv.FormatInt(m.spec.DiskSize, 10))
 	}
-	if _, err := runner.Run(ctx, system.Command{Name: "qemu-img", Args: args}); err != nil {
-		m.removeNewDisk()
+	_, err := runner.Run(ctx, system.Command{Name: "qemu-img", Args: args})
+	if err == nil {
+		err = os.Rename(made, m.files.overlay)
+	}
+	if err != nil {
+		_ = os.Remove(made)
 		return fmt.Errorf("making the VM's disk in front of %q: %w", m.spec.RootImage, err)
 	}
 	return nil
