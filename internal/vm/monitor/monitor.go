@@ -458,23 +458,29 @@ func (m *monitor) finish(startError error) {
 		_ = m.log.Close()
 	}
 	if m.instance.Remove && final.Reason != instance.Failed { // whoever started it wants to see why it failed
+		m.closeSockets() // before its name is free: another VM of that name has its sockets in the same place
 		_ = m.instance.Discard()
 	} else {
 		_ = fsync.Path(m.instance.Path(qemu.Overlay))
 		_ = m.instance.SetState(final)
+		m.closeSockets()
 	}
-	m.mu.Lock()
-	if m.control != nil {
-		_ = m.control.Close() // removes the socket
-	}
-	m.mu.Unlock()
-	_ = os.RemoveAll(m.start.Spec.RuntimeDir)
 	m.lock.Release() // before anybody is told, who may start the VM again at once
 	if m.workload != nil {
 		m.workload.sayEnd(final)
 	}
 	close(m.done)
 	m.sayFarewell()
+}
+
+// closeSockets removes what others find the monitor by. Who has been let in stays.
+func (m *monitor) closeSockets() {
+	m.mu.Lock()
+	if m.control != nil {
+		_ = m.control.Close() // removes the socket
+	}
+	m.mu.Unlock()
+	_ = os.RemoveAll(m.start.Spec.RuntimeDir)
 }
 
 // decide fills the final state in.

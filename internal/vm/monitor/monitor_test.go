@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -384,6 +385,37 @@ func TestStartAtOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// TestNameIsFree: when a VM that removes itself has given its name up, its sockets are gone, and those of another VM of that
+// name, which have the same place, are safe from it.
+func TestNameIsFree(t *testing.T) {
+	b := newBox(t, "", func(config *instance.Config) { config.Remove = true })
+	b.launch()
+	many := b.Path("many") // the removal takes a while
+	if err := os.Mkdir(many, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 20_000 {
+		if err := os.WriteFile(filepath.Join(many, strconv.Itoa(i)), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	go func() { _, _ = b.client().Kill(patiently(t)) }()
+	for ctx := patiently(t); exists(b.Dir) && ctx.Err() == nil; {
+		time.Sleep(100 * time.Microsecond)
+	}
+	if exists(b.run) {
+		t.Error("the name is free, and the sockets are still to be removed")
+	}
+	if _, err := b.ended(); err != nil {
+		t.Error(err)
+	}
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // TestManyEnds: any number of stops, kills and waits at once are all answered with one end.
