@@ -43,6 +43,7 @@ var (
 	errAbandoned = errors.New("whoever asked for the VM is gone")
 	errKilled    = errors.New("the VM was killed")
 	errRuns      = errors.New("it runs already")
+	errStopped   = errors.New("the VM was stopped before its command ran")
 )
 
 // ControlSocket is the name of the monitor's socket in the VM's runtime directory.
@@ -289,9 +290,19 @@ func (m *monitor) work(first net.Conn) (time.Duration, error) {
 	if err != nil {
 		m.setReason(instance.Failed)
 		m.refuseAttached(first, err)
-		return poweroffLimit, err
+		return m.stopLimit(), err
 	}
 	return m.wait(w), nil
+}
+
+// stopLimit is how long the machine may take to shut down: what somebody who wants it to stop allows, if there is one.
+func (m *monitor) stopLimit() time.Duration {
+	select {
+	case limit := <-m.stops:
+		return limit
+	default:
+		return poweroffLimit
+	}
 }
 
 // refuseAttached tells a client that waits for the frames of the command why there are none.
@@ -324,7 +335,7 @@ func (m *monitor) startCommand(first net.Conn) (*workload, error) {
 	if m.start.Attached {
 		return w, nil
 	}
-	return w, w.report(first)
+	return w, w.report(first, m.stops)
 }
 
 // wait waits for the end of the command or of the machine, or for somebody who wants it to stop. w may be nil.

@@ -370,6 +370,32 @@ func TestStop(t *testing.T) {
 	}
 }
 
+// TestStopBeforeTheCommandRuns: a guest that never starts the VM's command is stopped within the limit all the same.
+func TestStopBeforeTheCommandRuns(t *testing.T) {
+	for _, attached := range []bool{false, true} {
+		b := newBox(t, forever)
+		b.touch("mute")
+		a := b.mustStart(Start{Attached: attached})
+		told := make(chan error, 1)
+		go func() {
+			if attached {
+				told <- b.attend(a, nil, nil).err
+				return
+			}
+			told <- a.Started(patiently(t))
+		}()
+		b.waitFor("asked")
+		got, err := b.client().Stop(patiently(t), 6*time.Second)
+		if err != nil || got.Reason != instance.Stopped || got.ExitCode != 128+9 {
+			t.Errorf("attached %v: stopping it: got %+v (%v)", attached, got, err)
+		}
+		if err := <-told; err == nil && !attached {
+			t.Error("who waits for the command is told that it runs")
+		}
+		_, _ = b.ended()
+	}
+}
+
 // TestStartAtOnce: a VM can be started as soon as its stop has been answered, and its disk and log stay.
 func TestStartAtOnce(t *testing.T) {
 	b := newBox(t, "echo run; "+forever)
