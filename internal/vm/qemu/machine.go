@@ -32,6 +32,7 @@ type Machine struct {
 	log     string // what QEMU printed
 	process *system.Process
 	newDisk bool          // it was made by this start
+	socket  *os.File      // the place of the channel's socket (open(2), O_PATH); nil before it is first dialled
 	keeper  *keeper       // of the channel to the agent; nil before the boot is over
 	kept    chan struct{} // closed when the keeper has ended
 	killed  atomic.Bool
@@ -111,6 +112,7 @@ func (m *Machine) cleanUp() {
 	if m.keeper != nil {
 		<-m.kept
 	}
+	_ = m.socket.Close() // an error where nobody has dialled
 	_ = os.Remove(m.files.socket)
 	close(m.done)
 }

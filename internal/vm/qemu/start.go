@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/banger-vm/banger/internal/fault"
 	"github.com/banger-vm/banger/internal/guest/channel"
 	"github.com/banger-vm/banger/internal/system"
@@ -229,13 +231,21 @@ func (m *Machine) dial(ctx context.Context, magic [channel.MagicSize]byte) (*cha
 	return channel.Dial(ctx, conn, magic)
 }
 
+// connect dials QEMU's socket: at first by its path, as soon as that is there, and then whatever has become of the path,
+// which is in a directory that is removed when the user logs out (pam_systemd(8)).
 func (m *Machine) connect(ctx context.Context) (net.Conn, error) {
 	var dialer net.Dialer
+	if m.socket != nil {
+		return dialer.DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d", m.socket.Fd()))
+	}
 	for {
 		conn, err := dialer.DialContext(ctx, "unix", m.files.socket)
 		if err == nil {
-			// The directory is private already; this keeps the socket so wherever it is moved.
-			return conn, os.Chmod(m.files.socket, 0o600)
+			if err = m.secure(); err != nil {
+				_ = conn.Close()
+				return nil, err
+			}
+			return conn, nil
 		}
 		select {
 		case <-ctx.Done():
@@ -243,6 +253,16 @@ func (m *Machine) connect(ctx context.Context) (net.Conn, error) {
 		case <-time.After(pollInterval):
 		}
 	}
+}
+
+// secure keeps others from the channel's socket, and keeps hold of it. The directory is private already; the mode keeps the
+// socket so wherever it is moved.
+func (m *Machine) secure() (err error) {
+	if err := os.Chmod(m.files.socket, 0o600); err != nil {
+		return err
+	}
+	m.socket, err = os.OpenFile(m.files.socket, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	return err
 }
 
 // fail ends the machine and says why it did not boot.
