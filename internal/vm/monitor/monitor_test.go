@@ -25,6 +25,7 @@ import (
 	"github.com/banger-vm/banger/internal/vm"
 	"github.com/banger-vm/banger/internal/vm/instance"
 	"github.com/banger-vm/banger/internal/vm/output"
+	"github.com/banger-vm/banger/internal/vm/qemu"
 )
 
 // box is a VM for a monitor to stand behind.
@@ -411,6 +412,46 @@ func TestStartAtOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// TestLogsAreCut: what the VMM prints takes no more of the host's disk than twice the limit, and no hole counts for it.
+func TestLogsAreCut(t *testing.T) {
+	b := newBox(t, "")
+	b.launch()
+	const limit = 64 << 10
+	m := &monitor{Surroundings: Surroundings{Log: io.Discard, Now: time.Now}, instance: b.Instance}
+	if err := os.WriteFile(b.Path("chatty"), bytes.Repeat([]byte("words\n"), 1000), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	size := func() int64 {
+		info, err := os.Stat(b.Path(qemu.Log))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.Size()
+	}
+	for range 3 {
+		for ctx := patiently(t); size() < limit; time.Sleep(time.Millisecond) {
+			if ctx.Err() != nil {
+				t.Fatal("the VMM does not print")
+			}
+		}
+		m.limitLogs(limit)
+	}
+	if err := os.Remove(b.Path("chatty")); err != nil {
+		t.Fatal(err)
+	}
+	m.limitLogs(limit)
+	if got := size(); got >= limit {
+		t.Errorf("the log has %d bytes, want fewer than %d", got, limit)
+	}
+	if older, err := os.ReadFile(b.Path(qemu.Log + ".1")); err != nil || bytes.IndexByte(older, 0) >= 0 || !bytes.HasPrefix(older, []byte("words\n")) {
+		t.Errorf("the older half is %.100q (%v)", older, err)
+	}
+	if _, err := b.client().Kill(patiently(t)); err != nil {
+		t.Error(err)
+	}
+	_, _ = b.ended()
 }
 
 // TestNameIsFree: when a VM that removes itself has given its name up, its sockets are gone, and those of another VM of that

@@ -39,6 +39,7 @@ func TestMain(m *testing.M) {
 //   - slow: the guest boots when the file is gone
 //   - stubborn: the guest does not power off
 //   - mute: the agent takes commands and never says that they run
+//   - chatty: the VMM prints what the file has, every now and then
 //   - off, panic: SIGUSR1 has it power off, or its kernel panic; without either, SIGUSR1 restarts the agent
 func beVMM(args []string) error {
 	line := argument(args, "banger.magic=")
@@ -67,6 +68,7 @@ func beVMM(args []string) error {
 			restart <- struct{}{}
 		}
 	}()
+	go vm.chat()
 	vm.print("banger-guest: step handover")
 	for vm.has("slow") {
 		time.Sleep(time.Millisecond)
@@ -77,6 +79,15 @@ func beVMM(args []string) error {
 			return err
 		}
 		go vm.serveAgain(conn, magic, restart)
+	}
+}
+
+// chat prints on what is the VMM's own log.
+func (d directory) chat() {
+	for ; ; time.Sleep(time.Millisecond) {
+		if text, err := os.ReadFile(filepath.Join(string(d), "chatty")); err == nil {
+			_, _ = os.Stderr.Write(text)
+		}
 	}
 }
 

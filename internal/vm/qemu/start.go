@@ -50,7 +50,7 @@ func Start(ctx context.Context, runner *system.CommandRunner, spec vm.Spec, rand
 	if _, err := io.ReadFull(random, magic[:]); err != nil {
 		return nil, fmt.Errorf("making the channel's secret: %w", err)
 	}
-	m := &Machine{spec: spec, done: make(chan struct{}), log: filepath.Join(spec.Dir, "qemu.log"), files: files{
+	m := &Machine{spec: spec, done: make(chan struct{}), log: filepath.Join(spec.Dir, Log), files: files{
 		overlay: filepath.Join(spec.Dir, Overlay),
 		console: filepath.Join(spec.Dir, "console.log"),
 		socket:  filepath.Join(spec.RuntimeDir, "agent.sock"),
@@ -124,16 +124,19 @@ func (m *Machine) launch(ctx context.Context, runner *system.CommandRunner, magi
 	return nil
 }
 
-// makeLogs makes both logs readable for the user alone, and opens QEMU's.
+// makeLogs makes both logs readable for the user alone, and opens QEMU's, to append to it: whoever cuts it leaves no hole.
 func (m *Machine) makeLogs() (*os.File, error) {
 	if err := os.WriteFile(m.files.console, nil, 0o600); err != nil {
 		return nil, err
 	}
-	return os.OpenFile(m.log, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	return os.OpenFile(m.log, os.O_CREATE|os.O_TRUNC|os.O_APPEND|os.O_WRONLY, 0o600)
 }
 
-// Overlay is the name of a machine's own disk in its directory: a qcow2 in front of the root image.
-const Overlay = "root.qcow2"
+// Files of a machine's directory.
+const (
+	Overlay = "root.qcow2" // the machine's own disk: a qcow2 in front of the root image
+	Log     = "qemu.log"   // what QEMU prints, which a guest can have it do without end
+)
 
 // unfinished ends the name of a disk that is being made. Whoever is killed meanwhile leaves no disk that cannot be read.
 const unfinished = ".new"
