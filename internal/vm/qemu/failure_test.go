@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -226,5 +227,15 @@ func TestDiskIsMadeWhole(t *testing.T) {
 	left, err := os.ReadDir(spec.Dir)
 	if err != nil || len(left) > 0 {
 		t.Errorf("%v is left (%v)", left, err)
+	}
+}
+
+// TestWords: an error has the end of what QEMU printed, and not more than can be read and sent on.
+func TestWords(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "log")
+	write(t, log, append(bytes.Repeat([]byte("a guest that wants to be heard\n"), 1<<18), "the reason\n"...), 0o644)
+	text := withWords(errors.New("exit status 1"), log).Error()
+	if len(text) > 8<<10 || !strings.HasPrefix(text, "exit status 1: ") || !strings.HasSuffix(text, "; the reason") {
+		t.Errorf("the error has %d bytes: %.50q … %q", len(text), text, text[len(text)-20:])
 	}
 }

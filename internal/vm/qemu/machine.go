@@ -23,6 +23,8 @@ const (
 	exitLimit = 2 * time.Second
 	// maxConsole is how much of the end of a console log is read, in bytes.
 	maxConsole = 4 << 20
+	// maxWords is how much of the end of QEMU's log an error has, in bytes.
+	maxWords = 4 << 10
 )
 
 // Machine is a running VM. It is safe for concurrent use.
@@ -117,9 +119,11 @@ func (m *Machine) cleanUp() {
 	close(m.done)
 }
 
-// words returns what QEMU printed, on one line.
+// words returns what QEMU printed last, on one line.
 func words(log string) string {
-	return strings.Join(strings.FieldsFunc(string(readTail(log)), func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+	text := readTail(log)
+	text = text[max(0, len(text)-maxWords):]
+	return strings.Join(strings.FieldsFunc(string(text), func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
 }
 
 // withWords adds QEMU's words to the error of its process.
