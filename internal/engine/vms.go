@@ -295,9 +295,9 @@ func (e *Engine) SignalVM(ctx context.Context, name string, signal syscall.Signa
 	return e.client(i).Signal(ctx, int(signal))
 }
 
-// WaitVM waits for the end of a VM and returns its exit code. One that does not run has it already.
+// WaitVM waits for the end of a VM and returns its exit code. One that does not run, and is not about to, has it already.
 func (e *Engine) WaitVM(ctx context.Context, name string) (int, error) {
-	i, err := e.instance(name)
+	i, err := e.begunInstance(ctx, name)
 	if err != nil {
 		return 0, err
 	}
@@ -305,6 +305,9 @@ func (e *Engine) WaitVM(ctx context.Context, name string) (int, error) {
 		state, err := e.client(i).Wait(ctx)
 		if err == nil || ctx.Err() != nil {
 			return state.ExitCode, err
+		}
+		if err := e.unlessEnded(i, fmt.Sprintf("waiting for the VM %q", name), err); err != nil {
+			return 0, err
 		}
 	}
 	last := e.look(ctx, i)
@@ -315,6 +318,28 @@ func (e *Engine) WaitVM(ctx context.Context, name string) (int, error) {
 		return 128 + int(syscall.SIGKILL), nil
 	}
 	return last.Last.ExitCode, nil
+}
+
+// lookPause is how often it is looked whether a VM that is being started has a monitor.
+const lookPause = 10 * time.Millisecond
+
+// begunInstance is instance, and waits while the VM's first run has been asked for and has no monitor yet.
+func (e *Engine) begunInstance(ctx context.Context, name string) (*instance.Instance, error) {
+	for {
+		i, err := e.instance(name)
+		if err != nil {
+			return nil, err
+		}
+		last, asked := i.State()
+		if !asked || last.Ended != nil || i.Runs() || !i.BeingStarted() {
+			return i, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(lookPause):
+		}
+	}
 }
 
 // RemoveVM removes a VM with its disk. One that runs is killed first if force says so, and is an error otherwise.

@@ -186,6 +186,55 @@ func TestWithoutAMonitor(t *testing.T) {
 	}
 }
 
+// TestWaitForWhatIsAboutToRun: a VM that was made and comes up has not ended.
+func TestWaitForWhatIsAboutToRun(t *testing.T) {
+	e := newEngine(t)
+	i := newVM(t, e, instance.Config{Name: "web"})
+	if err := i.SetState(instance.State{}); err != nil {
+		t.Fatal(err)
+	}
+	starting, err := i.LockStart(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer starting.Release()
+	code := make(chan int, 1)
+	go func() {
+		got, err := e.WaitVM(t.Context(), "web")
+		if err != nil {
+			t.Error(err)
+		}
+		code <- got
+	}()
+	select {
+	case got := <-code:
+		t.Fatalf("it is said to have ended with %d before it has begun", got)
+	case <-time.After(200 * time.Millisecond):
+	}
+	pretendMonitor(t, e, i, `{"state":{"exit_code":5}}`)
+	starting.Release()
+	if got := <-code; got != 5 {
+		t.Errorf("the exit code is %d, want that of the run", got)
+	}
+}
+
+// TestWaitForOneOutOfReach: a VM that runs has not ended because nobody can ask its monitor.
+func TestWaitForOneOutOfReach(t *testing.T) {
+	e := newEngine(t)
+	i := newVM(t, e, instance.Config{Name: "web"})
+	if err := i.SetState(instance.State{}); err != nil {
+		t.Fatal(err)
+	}
+	held, err := i.Lock(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Release()
+	if code, err := e.WaitVM(t.Context(), "web"); err == nil {
+		t.Errorf("it is said to have ended with %d", code)
+	}
+}
+
 // TestStuckMonitor: nobody waits for a monitor that does not answer.
 func TestStuckMonitor(t *testing.T) {
 	e := newEngine(t)
