@@ -351,6 +351,9 @@ func (e *Engine) RemoveVM(ctx context.Context, name string, force bool) error {
 		}
 		i = e.vms.Unread(name)
 	}
+	if force {
+		awaitMonitor(ctx, i)
+	}
 	if i.Runs() {
 		if !force {
 			err := fmt.Errorf("removing the VM %q: it runs", name)
@@ -361,6 +364,15 @@ func (e *Engine) RemoveVM(ctx context.Context, name string, force bool) error {
 		}
 	}
 	return e.discard(ctx, i)
+}
+
+// awaitMonitor waits while the VM is being started and has no monitor that could be told to end it.
+func awaitMonitor(ctx context.Context, i *instance.Instance) {
+	limited, cancel := context.WithTimeout(ctx, discardLimit)
+	defer cancel()
+	for limited.Err() == nil && i.BeingStarted() && !i.Runs() {
+		time.Sleep(lookPause)
+	}
 }
 
 // discardLimit is how long a monitor that ends may take to do so, or somebody who is about to start the VM to fail.

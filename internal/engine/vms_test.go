@@ -291,6 +291,54 @@ func TestRemove(t *testing.T) {
 	}
 }
 
+// TestRemoveWhatIsBeingStarted: a VM whose monitor is about to live is removed by force as soon as that does.
+func TestRemoveWhatIsBeingStarted(t *testing.T) {
+	e := newEngine(t)
+	i := newVM(t, e, instance.Config{Name: "web"})
+	starting, err := i.LockStart(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	begin, removed := time.Now(), make(chan error, 1)
+	go func() { removed <- e.RemoveVM(t.Context(), "web", true) }()
+	time.Sleep(100 * time.Millisecond)
+	held, err := i.Lock(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(e.socketsOf(i), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.Listen("unix", filepath.Join(e.socketsOf(i), monitor.ControlSocket))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = listener.Close() }()
+	alive := status(t, monitor.Starting)
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			answer := alive
+			if request, _ := bufio.NewReader(conn).ReadString('\n'); strings.Contains(request, "kill") {
+				answer = `{"state":{"exit_code":137}}`
+				held.Release()
+				starting.Release()
+			}
+			_, _ = fmt.Fprintln(conn, answer)
+			_ = conn.Close()
+		}
+	}()
+	if err := <-removed; err != nil {
+		t.Errorf("after %v: %v (hint %q)", time.Since(begin), err, fault.HintOf(err))
+	}
+	if _, err := os.Stat(i.Dir); err == nil {
+		t.Error("the VM is still there")
+	}
+}
+
 // TestSocketsOfAnother: a damaged monitor.json leads to nobody else's directory.
 func TestSocketsOfAnother(t *testing.T) {
 	e := newEngine(t)
