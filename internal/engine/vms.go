@@ -412,7 +412,7 @@ func (e *Engine) discardLocked(ctx context.Context, i *instance.Instance) error 
 // PruneVMs removes all VMs that do not run, and returns their names.
 func (e *Engine) PruneVMs(ctx context.Context) (removed []string, err error) {
 	list, broken := e.vms.List()
-	failed := []error{broken}
+	failed := []error{broken, e.vms.Sweep()}
 	for _, i := range list {
 		if i.Runs() || i.BeingStarted() {
 			continue

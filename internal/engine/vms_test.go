@@ -383,3 +383,20 @@ func TestSweep(t *testing.T) {
 		}
 	}
 }
+
+// TestPruneBuries: what a removal that was killed has left is removed by a prune too.
+func TestPruneBuries(t *testing.T) {
+	e := newEngine(t)
+	i := newVM(t, e, instance.Config{Name: "web"})
+	grave := filepath.Join(filepath.Dir(i.Dir), ".gone-half")
+	if err := os.Rename(i.Dir, grave); err != nil {
+		t.Fatal(err)
+	}
+	removed, err := e.PruneVMs(t.Context())
+	if err != nil || len(removed) > 0 {
+		t.Errorf("removed %v (%v)", removed, err)
+	}
+	if _, err := os.Stat(grave); err == nil {
+		t.Error("what is left of the removed VM takes space for ever")
+	}
+}
