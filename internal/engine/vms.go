@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -264,7 +265,7 @@ func (e *Engine) killMonitor(i *instance.Instance) {
 	}
 	// The process of that id may be another one by now.
 	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", m.PID))
-	if err == nil && strings.Contains(string(line), i.Dir) {
+	if err == nil && slices.Contains(strings.Split(string(line), "\x00"), i.Dir) {
 		_ = syscall.Kill(m.PID, syscall.SIGKILL)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -398,5 +399,44 @@ func TestPruneBuries(t *testing.T) {
 	}
 	if _, err := os.Stat(grave); err == nil {
 		t.Error("what is left of the removed VM takes space for ever")
+	}
+}
+
+// TestKillMonitor: a process is killed that stands behind the VM, and not one behind another VM whose name begins alike.
+func TestKillMonitor(t *testing.T) {
+	e := newEngine(t)
+	i := newVM(t, e, instance.Config{Name: "web"})
+	for dir, killed := range map[string]bool{i.Dir: true, i.Dir + "-2": false} {
+		process := exec.Command("sh", "-c", "read line", dir)
+		input, err := process.StdinPipe()
+		if err == nil {
+			err = process.Start()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = input.Close() }()
+		ended := make(chan error, 1)
+		go func() { ended <- process.Wait() }()
+		if err := i.SetMonitor(instance.Monitor{PID: process.Process.Pid}); err != nil {
+			t.Fatal(err)
+		}
+		e.killMonitor(i)
+		limit := 10 * time.Second
+		if !killed {
+			limit = 100 * time.Millisecond
+		}
+		select {
+		case <-ended:
+			if !killed {
+				t.Errorf("the process with the argument %q is killed", dir)
+			}
+		case <-time.After(limit):
+			if killed {
+				t.Errorf("the process with the argument %q lives on", dir)
+			}
+			_ = process.Process.Kill()
+			<-ended
+		}
 	}
 }
