@@ -264,14 +264,25 @@ func hungUp(conn net.Conn) bool {
 	return err == nil && n <= 0
 }
 
-// waitForSystemd waits until everything is started, for as long as a boot may take. The VM is used in any case: a unit
-// that never starts is the image's business, and somebody may want to look at it.
+// waitForSystemd waits until everything is started, for as long as a boot may take, or until somebody wants the machine to
+// stop, which it can do already. The VM is used in any case: a unit that never starts is the image's business, and somebody
+// may want to look at it.
 func (m *monitor) waitForSystemd(life context.Context) {
-	stream, err := m.machine.Open(life)
+	patient, enough := context.WithCancel(life)
+	defer enough()
+	go func() {
+		select {
+		case limit := <-m.stops:
+			putBack(m.stops, limit)
+			enough()
+		case <-patient.Done():
+		}
+	}()
+	stream, err := m.machine.Open(patient)
 	if err != nil {
 		return
 	}
-	_ = exec.WaitBoot(life, stream, m.instance.BootTimeout)
+	_ = exec.WaitBoot(patient, stream, m.instance.BootTimeout)
 }
 
 // work tells the client that the machine has booted, and runs the VM's command if it has one, until that or the machine
@@ -315,6 +326,9 @@ func (m *monitor) refuseAttached(first net.Conn, err error) {
 
 // startCommand starts the VM's command, with the client attached to it or, once it runs, released.
 func (m *monitor) startCommand(first net.Conn) (*workload, error) {
+	if len(m.stops) > 0 {
+		return nil, errStopped
+	}
 	stream, err := m.machine.Open(context.Background())
 	if err != nil {
 		return nil, fmt.Errorf("reaching the guest agent: %w", err)
@@ -503,7 +517,7 @@ func (m *monitor) decide(startError error) {
 		machine = m.machine.Wait()
 	}
 	switch {
-	case m.reason == instance.Killed, m.reason == instance.Stopped && m.workload != nil && !m.exited:
+	case m.reason == instance.Killed, m.reason == instance.Stopped && m.workload != nil && !m.exited, errors.Is(startError, errStopped):
 		m.state.ExitCode = 128 + int(syscall.SIGKILL)
 	case startError != nil:
 		m.state.Error = startError.Error()

@@ -371,6 +371,35 @@ func TestStop(t *testing.T) {
 	}
 }
 
+// TestStopDuringTheJobsOfTheBoot: a machine whose init is still busy is stopped in good order, and its power is not cut when
+// the time is over.
+func TestStopDuringTheJobsOfTheBoot(t *testing.T) {
+	for _, script := range []string{"", "touch $VM/ran; " + forever} {
+		b := newBox(t, script, func(config *instance.Config) { config.Systemd = true })
+		b.touch("jobs")
+		told := make(chan error, 1)
+		go func() {
+			a, err := b.start(Start{})
+			if err == nil {
+				err = a.Started(patiently(t))
+			}
+			told <- err
+		}()
+		b.waitFor("waiting")
+		got, err := b.client().Stop(patiently(t), 5*time.Second)
+		if err != nil || got.Reason != instance.Stopped || got.Error != "" {
+			t.Errorf("got %+v (%v)", got, err)
+		}
+		if !exists(b.Path("powered-off")) || exists(b.Path("ran")) {
+			t.Errorf("it was asked to power off: %v; its command was started: %v", exists(b.Path("powered-off")), exists(b.Path("ran")))
+		}
+		if err := <-told; (err != nil) != (script != "") {
+			t.Errorf("whoever starts it is told %v", err)
+		}
+		_, _ = b.ended()
+	}
+}
+
 // TestStopBeforeTheCommandRuns: a guest that never starts the VM's command is stopped within the limit all the same.
 func TestStopBeforeTheCommandRuns(t *testing.T) {
 	for _, attached := range []bool{false, true} {

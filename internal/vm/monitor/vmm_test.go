@@ -38,6 +38,7 @@ func TestMain(m *testing.M) {
 //
 //   - slow: the guest boots when the file is gone
 //   - stubborn: the guest does not power off
+//   - jobs: the guest's init has jobs of the boot
 //   - mute: the agent takes commands and never says that they run
 //   - chatty: the VMM prints what the file has, every now and then
 //   - off, panic: SIGUSR1 has it power off, or its kernel panic; without either, SIGUSR1 restarts the agent
@@ -122,6 +123,7 @@ func (d directory) router() frame.Router {
 		Config:   exec.Config{Env: []string{"PATH=/usr/bin:/bin", "VM=" + string(d)}, User: "tester"},
 		Etc:      fstest.MapFS{"passwd": {Data: fmt.Appendf(nil, "tester:x:%d:%d::/:/bin/sh\n", os.Getuid(), os.Getgid())}},
 		Poweroff: d.powerOff,
+		WaitBoot: d.waitBoot,
 	}
 	all := frame.Router{}
 	maps.Copy(all, guest.Handlers())
@@ -142,6 +144,13 @@ func (d directory) router() frame.Router {
 		}
 	}
 	return all
+}
+
+func (d directory) waitBoot(ctx context.Context) {
+	d.touch("waiting")
+	for d.has("jobs") && ctx.Err() == nil {
+		time.Sleep(time.Millisecond)
+	}
 }
 
 func (d directory) powerOff() error {
