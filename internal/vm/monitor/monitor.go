@@ -349,7 +349,28 @@ func (m *monitor) startCommand(first net.Conn) (*workload, error) {
 	if m.start.Attached {
 		return w, nil
 	}
-	return w, w.report(first, m.stops)
+	err = w.report(first, m.stops)
+	if errors.Is(err, frame.ErrDisconnected) {
+		err = m.whyLost(err)
+	}
+	return w, err
+}
+
+// whyLost says why the agent went away before the command ran, and notes how the machine ended, if that is why.
+func (m *monitor) whyLost(err error) error {
+	reason := instance.Crashed
+	waitFor(m.machine.Done(), crashLimit)
+	select {
+	case <-m.machine.Done():
+		if why := m.machine.Wait(); why != nil {
+			err = why
+		} else {
+			reason = instance.PowerOff
+		}
+	default:
+	}
+	m.setReason(reason)
+	return fmt.Errorf("starting the VM's command: %w", err)
 }
 
 // wait waits for the end of the command or of the machine, or for somebody who wants it to stop. w may be nil.

@@ -400,6 +400,30 @@ func TestStopDuringTheJobsOfTheBoot(t *testing.T) {
 	}
 }
 
+// TestEndBeforeTheCommandRuns: whoever starts a VM that ends before its command runs is not told that it does.
+func TestEndBeforeTheCommandRuns(t *testing.T) {
+	b := newBox(t, forever)
+	b.touch("mute")
+	b.touch("panic")
+	a := b.mustStart(Start{})
+	told := make(chan error, 1)
+	go func() { told <- a.Started(patiently(t)) }()
+	b.waitFor("asked")
+	status, err := b.client().Status(patiently(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(status.VMM, syscall.SIGUSR1); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-told; err == nil || !strings.Contains(err.Error(), "sysrq triggered crash") {
+		t.Errorf("whoever starts it is told %v, want why", err)
+	}
+	if state, _ := b.ended(); !strings.Contains(state.Error, "sysrq triggered crash") || state.ExitCode != 1 {
+		t.Errorf("the state is %+v", state)
+	}
+}
+
 // TestStopBeforeTheCommandRuns: a guest that never starts the VM's command is stopped within the limit all the same.
 func TestStopBeforeTheCommandRuns(t *testing.T) {
 	for _, attached := range []bool{false, true} {

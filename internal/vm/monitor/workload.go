@@ -89,6 +89,13 @@ func (w *workload) markStarted() {
 	}
 }
 
+// ran reports whether a command that is done has come to run: the agent did not go away before.
+func (w *workload) ran() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.begun || w.err == nil
+}
+
 // report tells a client that does not attach whether the command runs, and hangs up. A request to stop ends the wait, and is
 // left for others to carry out.
 func (w *workload) report(client net.Conn, stops chan time.Duration) error {
@@ -97,6 +104,9 @@ func (w *workload) report(client net.Conn, stops chan time.Duration) error {
 	case <-w.done: // it may have run and ended already
 		if w.refused != nil {
 			return &StartError{Message: w.refused.Message, Code: w.code}
+		}
+		if !w.ran() {
+			return w.err
 		}
 	case limit := <-stops:
 		putBack(stops, limit)
