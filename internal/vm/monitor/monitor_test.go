@@ -386,7 +386,7 @@ func TestStopDuringTheJobsOfTheBoot(t *testing.T) {
 			told <- err
 		}()
 		b.waitFor("waiting")
-		got, err := b.client().Stop(patiently(t), 5*time.Second)
+		got, err := b.client().Stop(patiently(t), 10*time.Second)
 		if err != nil || got.Reason != instance.Stopped || got.Error != "" {
 			t.Errorf("got %+v (%v)", got, err)
 		}
@@ -439,7 +439,7 @@ func TestStopBeforeTheCommandRuns(t *testing.T) {
 			told <- a.Started(patiently(t))
 		}()
 		b.waitFor("asked")
-		got, err := b.client().Stop(patiently(t), 6*time.Second)
+		got, err := b.client().Stop(patiently(t), 10*time.Second)
 		if err != nil || got.Reason != instance.Stopped || got.ExitCode != 128+9 {
 			t.Errorf("attached %v: stopping it: got %+v (%v)", attached, got, err)
 		}
@@ -553,7 +553,7 @@ func TestManyEnds(t *testing.T) {
 			var e end
 			switch {
 			case n%3 == 0:
-				e.State, e.error = b.client().Stop(patiently(t), 5*time.Second)
+				e.State, e.error = b.client().Stop(patiently(t), 10*time.Second)
 			case n == 7:
 				time.Sleep(time.Second) // the others have asked
 				e.State, e.error = b.client().Kill(patiently(t))
