@@ -268,21 +268,27 @@ func hungUp(conn net.Conn) bool {
 // stop, which it can do already. The VM is used in any case: a unit that never starts is the image's business, and somebody
 // may want to look at it.
 func (m *monitor) waitForSystemd(life context.Context) {
-	patient, enough := context.WithCancel(life)
+	patient, enough := m.untilStop(life)
 	defer enough()
-	go func() {
-		select {
-		case limit := <-m.stops:
-			putBack(m.stops, limit)
-			enough()
-		case <-patient.Done():
-		}
-	}()
 	stream, err := m.machine.Open(patient)
 	if err != nil {
 		return
 	}
 	_ = exec.WaitBoot(patient, stream, m.instance.BootTimeout)
+}
+
+// untilStop returns a context that also ends when somebody wants the machine to stop, which is left for others to do.
+func (m *monitor) untilStop(life context.Context) (context.Context, context.CancelFunc) {
+	ctx, enough := context.WithCancelCause(life)
+	go func() {
+		select {
+		case limit := <-m.stops:
+			putBack(m.stops, limit)
+			enough(errStopped)
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { enough(nil) }
 }
 
 // work tells the client that the machine has booted, and runs the VM's command if it has one, until that or the machine
@@ -329,7 +335,9 @@ func (m *monitor) startCommand(first net.Conn) (*workload, error) {
 	if len(m.stops) > 0 {
 		return nil, errStopped
 	}
-	stream, err := m.machine.Open(context.Background())
+	patient, enough := m.untilStop(context.Background())
+	stream, err := m.machine.Open(patient)
+	enough()
 	if err != nil {
 		return nil, fmt.Errorf("reaching the guest agent: %w", err)
 	}

@@ -400,6 +400,23 @@ func TestStopDuringTheJobsOfTheBoot(t *testing.T) {
 	}
 }
 
+// TestStopWithoutAnAgent: a guest whose agent is gone before the VM's command was asked for can be stopped within the limit.
+func TestStopWithoutAnAgent(t *testing.T) {
+	b := newBox(t, forever, func(config *instance.Config) { config.Systemd = true })
+	b.touch("vanish")
+	a := b.mustStart(Start{})
+	told := make(chan error, 1)
+	go func() { told <- a.Started(patiently(t)) }()
+	got, err := b.client().Stop(patiently(t), 2*time.Second)
+	if err != nil || got.Ended == nil {
+		t.Errorf("stopping it: got %+v (%v)", got, err)
+	}
+	if err := <-told; err == nil {
+		t.Error("who waits for the command is told that it runs")
+	}
+	_, _ = b.ended()
+}
+
 // TestEndBeforeTheCommandRuns: whoever starts a VM that ends before its command runs is not told that it does.
 func TestEndBeforeTheCommandRuns(t *testing.T) {
 	b := newBox(t, forever)

@@ -39,6 +39,7 @@ func TestMain(m *testing.M) {
 //   - slow: the guest boots when the file is gone
 //   - stubborn: the guest does not power off
 //   - jobs: the guest's init has jobs of the boot
+//   - vanish: the agent goes away for good when it is asked for those jobs
 //   - mute: the agent takes commands and never says that they run
 //   - chatty: the VMM prints what the file has, every now and then
 //   - off, panic: SIGUSR1 has it power off, or its kernel panic; without either, SIGUSR1 restarts the agent
@@ -78,6 +79,9 @@ func beVMM(args []string) error {
 		conn, err := listener.Accept()
 		if err != nil {
 			return err
+		}
+		if vm.has("vanish") {
+			go vm.vanish(conn)
 		}
 		go vm.serveAgain(conn, magic, restart)
 	}
@@ -144,6 +148,14 @@ func (d directory) router() frame.Router {
 		}
 	}
 	return all
+}
+
+// vanish ends a session once the guest has been asked whether it has booted, and every one that follows.
+func (d directory) vanish(conn net.Conn) {
+	for !d.has("waiting") {
+		time.Sleep(time.Millisecond)
+	}
+	_ = conn.Close()
 }
 
 func (d directory) waitBoot(ctx context.Context) {
