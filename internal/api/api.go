@@ -107,7 +107,7 @@ type (
 	}
 	// Stop asks for the end of a VM.
 	Stop struct {
-		Limit time.Duration `json:"limit_ns,omitempty"` // how long the VM may take before it is killed
+		Limit time.Duration `json:"limit_ns"` // how long the VM may take before it is killed
 	}
 	// Signal asks for a signal to a VM's command.
 	Signal struct {

@@ -204,6 +204,8 @@ func TestBadRequests(t *testing.T) {
 		{"POST", "/v1/vms/idle/exec", `{"argv":"true"}`, 400, "usage", "argv"},
 		{"POST", "/v1/vms/idle/signal", `{"signal":"NONSENSE"}`, 400, "usage", "NONSENSE"},
 		{"POST", "/v1/vms/idle/stop", `{"limit":1}`, 400, "usage", "limit"},
+		{"POST", "/v1/vms/idle/stop", `{"limit_ns":-1}`, 400, "usage", "-1"},
+		{"POST", "/v1/vms/idle/restart", `{"limit_ns":-1}`, 400, "usage", "-1"},
 		{"POST", "/v1/vms/idle/kill", "", 409, "not-running", "idle"},
 		{"DELETE", "/v1/vms/idle?force=maybe", "", 400, "usage", "maybe"},
 		{"GET", "/v1/vms/idle/logs?tail=many", "", 400, "usage", "many"},

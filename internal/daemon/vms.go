@@ -2,11 +2,13 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"strconv"
 	"time"
 
 	"github.com/banger-vm/banger/internal/api"
 	"github.com/banger-vm/banger/internal/engine"
+	"github.com/banger-vm/banger/internal/fault"
 	"github.com/banger-vm/banger/internal/guest/exec"
 	"github.com/banger-vm/banger/internal/port"
 )
@@ -52,21 +54,32 @@ func startVM(c *call) error {
 	})
 }
 
-func stopVM(c *call) error {
+// stopLimit reads how long the VM may take to stop. Less than no time, which is for ever with docker, is refused rather than
+// taken for a wish to cut its power.
+func (c *call) stopLimit() (time.Duration, error) {
 	asked := api.Stop{Limit: stopLimit}
-	if err := c.decodeOptional(&asked); err != nil {
+	err := c.decodeOptional(&asked)
+	if err == nil && asked.Limit < 0 {
+		err = fault.New(fault.Usage, fmt.Errorf("reading the request: limit_ns %d is no time", asked.Limit), "pass nanoseconds")
+	}
+	return asked.Limit, err
+}
+
+func stopVM(c *call) error {
+	limit, err := c.stopLimit()
+	if err != nil {
 		return err
 	}
-	return c.done(c.engine.StopVM(c.ctx(), c.target(), asked.Limit))
+	return c.done(c.engine.StopVM(c.ctx(), c.target(), limit))
 }
 
 func restartVM(c *call) error {
-	asked := api.Stop{Limit: stopLimit}
-	if err := c.decodeOptional(&asked); err != nil {
+	limit, err := c.stopLimit()
+	if err != nil {
 		return err
 	}
 	return c.long(func(ctx context.Context, e *engine.Engine) (any, error) {
-		if err := e.RestartVM(ctx, c.target(), asked.Limit); err != nil {
+		if err := e.RestartVM(ctx, c.target(), limit); err != nil {
 			return nil, err
 		}
 		return e.FindVM(ctx, c.target())

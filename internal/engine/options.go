@@ -62,7 +62,14 @@ func validVMName(name string) bool {
 
 // validHostname accepts names with dots (RFC 1123, section 2.1) of up to 64 bytes, which is what the kernel takes.
 func validHostname(name string) bool {
-	for label := range strings.SplitSeq(strings.ToLower(name), ".") {
+	// Not strings.ToLower, which makes ASCII letters of others, too.
+	lower := strings.Map(func(r rune) rune {
+		if r >= 'A' && r <= 'Z' {
+			return r - 'A' + 'a'
+		}
+		return r
+	}, name)
+	for label := range strings.SplitSeq(lower, ".") {
 		if label == "" || !validVMName(label) {
 			return false
 		}

@@ -19,7 +19,8 @@ func TestNames(t *testing.T) {
 		}
 	}
 	for name, want := range map[string]bool{
-		"web": true, "Web.Example.org": true, strings.Repeat("a", 63) + ".b": false, strings.Repeat("a.", 31) + "ab": true,
+		"\u212A": false, // the sign of the kelvin, whose lower case is a "k"
+		"web":    true, "Web.Example.org": true, strings.Repeat("a", 63) + ".b": false, strings.Repeat("a.", 31) + "ab": true,
 		"": false, ".": false, "a..b": false, "a.": false, "a b": false, "a_b": false,
 	} {
 		if got := validHostname(name); got != want {

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -264,7 +265,7 @@ func (e *Engine) killMonitor(i *instance.Instance) {
 	}
 	// The process of that id may be another one by now.
 	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", m.PID))
-	if err == nil && strings.Contains(string(line), i.Dir) {
+	if err == nil && slices.Contains(strings.Split(string(line), "\x00"), i.Dir) {
 		_ = syscall.Kill(m.PID, syscall.SIGKILL)
 	}
 }
@@ -295,9 +296,9 @@ func (e *Engine) SignalVM(ctx context.Context, name string, signal syscall.Signa
 	return e.client(i).Signal(ctx, int(signal))
 }
 
-// WaitVM waits for the end of a VM and returns its exit code. One that does not run has it already.
+// WaitVM waits for the end of a VM and returns its exit code. One that does not run, and is not about to, has it already.
 func (e *Engine) WaitVM(ctx context.Context, name string) (int, error) {
-	i, err := e.instance(name)
+	i, err := e.begunInstance(ctx, name)
 	if err != nil {
 		return 0, err
 	}
@@ -305,6 +306,9 @@ func (e *Engine) WaitVM(ctx context.Context, name string) (int, error) {
 		state, err := e.client(i).Wait(ctx)
 		if err == nil || ctx.Err() != nil {
 			return state.ExitCode, err
+		}
+		if err := e.unlessEnded(i, fmt.Sprintf("waiting for the VM %q", name), err); err != nil {
+			return 0, err
 		}
 	}
 	last := e.look(ctx, i)
@@ -317,6 +321,28 @@ func (e *Engine) WaitVM(ctx context.Context, name string) (int, error) {
 	return last.Last.ExitCode, nil
 }
 
+// lookPause is how often it is looked whether a VM that is being started has a monitor.
+const lookPause = 10 * time.Millisecond
+
+// begunInstance is instance, and waits while the VM's first run has been asked for and has no monitor yet.
+func (e *Engine) begunInstance(ctx context.Context, name string) (*instance.Instance, error) {
+	for {
+		i, err := e.instance(name)
+		if err != nil {
+			return nil, err
+		}
+		last, asked := i.State()
+		if !asked || last.Ended != nil || i.Runs() || !i.BeingStarted() {
+			return i, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(lookPause):
+		}
+	}
+}
+
 // RemoveVM removes a VM with its disk. One that runs is killed first if force says so, and is an error otherwise.
 func (e *Engine) RemoveVM(ctx context.Context, name string, force bool) error {
 	i, err := e.instance(name)
@@ -325,6 +351,9 @@ func (e *Engine) RemoveVM(ctx context.Context, name string, force bool) error {
 			return err
 		}
 		i = e.vms.Unread(name)
+	}
+	if force {
+		awaitMonitor(ctx, i)
 	}
 	if i.Runs() {
 		if !force {
@@ -336,6 +365,15 @@ func (e *Engine) RemoveVM(ctx context.Context, name string, force bool) error {
 		}
 	}
 	return e.discard(ctx, i)
+}
+
+// awaitMonitor waits while the VM is being started and has no monitor that could be told to end it.
+func awaitMonitor(ctx context.Context, i *instance.Instance) {
+	limited, cancel := context.WithTimeout(ctx, discardLimit)
+	defer cancel()
+	for limited.Err() == nil && i.BeingStarted() && !i.Runs() {
+		time.Sleep(lookPause)
+	}
 }
 
 // discardLimit is how long a monitor that ends may take to do so, or somebody who is about to start the VM to fail.
@@ -375,7 +413,7 @@ func (e *Engine) discardLocked(ctx context.Context, i *instance.Instance) error 
 // PruneVMs removes all VMs that do not run, and returns their names.
 func (e *Engine) PruneVMs(ctx context.Context) (removed []string, err error) {
 	list, broken := e.vms.List()
-	failed := []error{broken}
+	failed := []error{broken, e.vms.Sweep()}
 	for _, i := range list {
 		if i.Runs() || i.BeingStarted() {
 			continue

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -186,6 +187,55 @@ func TestWithoutAMonitor(t *testing.T) {
 	}
 }
 
+// TestWaitForWhatIsAboutToRun: a VM that was made and comes up has not ended.
+func TestWaitForWhatIsAboutToRun(t *testing.T) {
+	e := newEngine(t)
+	i := newVM(t, e, instance.Config{Name: "web"})
+	if err := i.SetState(instance.State{}); err != nil {
+		t.Fatal(err)
+	}
+	starting, err := i.LockStart(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer starting.Release()
+	code := make(chan int, 1)
+	go func() {
+		got, err := e.WaitVM(t.Context(), "web")
+		if err != nil {
+			t.Error(err)
+		}
+		code <- got
+	}()
+	select {
+	case got := <-code:
+		t.Fatalf("it is said to have ended with %d before it has begun", got)
+	case <-time.After(200 * time.Millisecond):
+	}
+	pretendMonitor(t, e, i, `{"state":{"exit_code":5}}`)
+	starting.Release()
+	if got := <-code; got != 5 {
+		t.Errorf("the exit code is %d, want that of the run", got)
+	}
+}
+
+// TestWaitForOneOutOfReach: a VM that runs has not ended because nobody can ask its monitor.
+func TestWaitForOneOutOfReach(t *testing.T) {
+	e := newEngine(t)
+	i := newVM(t, e, instance.Config{Name: "web"})
+	if err := i.SetState(instance.State{}); err != nil {
+		t.Fatal(err)
+	}
+	held, err := i.Lock(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Release()
+	if code, err := e.WaitVM(t.Context(), "web"); err == nil {
+		t.Errorf("it is said to have ended with %d", code)
+	}
+}
+
 // TestStuckMonitor: nobody waits for a monitor that does not answer.
 func TestStuckMonitor(t *testing.T) {
 	e := newEngine(t)
@@ -242,6 +292,54 @@ func TestRemove(t *testing.T) {
 	}
 }
 
+// TestRemoveWhatIsBeingStarted: a VM whose monitor is about to live is removed by force as soon as that does.
+func TestRemoveWhatIsBeingStarted(t *testing.T) {
+	e := newEngine(t)
+	i := newVM(t, e, instance.Config{Name: "web"})
+	starting, err := i.LockStart(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	begin, removed := time.Now(), make(chan error, 1)
+	go func() { removed <- e.RemoveVM(t.Context(), "web", true) }()
+	time.Sleep(100 * time.Millisecond)
+	held, err := i.Lock(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(e.socketsOf(i), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.Listen("unix", filepath.Join(e.socketsOf(i), monitor.ControlSocket))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = listener.Close() }()
+	alive := status(t, monitor.Starting)
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			answer := alive
+			if request, _ := bufio.NewReader(conn).ReadString('\n'); strings.Contains(request, "kill") {
+				answer = `{"state":{"exit_code":137}}`
+				held.Release()
+				starting.Release()
+			}
+			_, _ = fmt.Fprintln(conn, answer)
+			_ = conn.Close()
+		}
+	}()
+	if err := <-removed; err != nil {
+		t.Errorf("after %v: %v (hint %q)", time.Since(begin), err, fault.HintOf(err))
+	}
+	if _, err := os.Stat(i.Dir); err == nil {
+		t.Error("the VM is still there")
+	}
+}
+
 // TestSocketsOfAnother: a damaged monitor.json leads to nobody else's directory.
 func TestSocketsOfAnother(t *testing.T) {
 	e := newEngine(t)
@@ -283,6 +381,62 @@ func TestSweep(t *testing.T) {
 		e.sweep(t.Context())
 		if _, err := e.vms.Get(name); (err == nil) != c.stays {
 			t.Errorf("%s: after sweeping: %v, want it to stay: %v", name, err, c.stays)
+		}
+	}
+}
+
+// TestPruneBuries: what a removal that was killed has left is removed by a prune too.
+func TestPruneBuries(t *testing.T) {
+	e := newEngine(t)
+	i := newVM(t, e, instance.Config{Name: "web"})
+	grave := filepath.Join(filepath.Dir(i.Dir), ".gone-half")
+	if err := os.Rename(i.Dir, grave); err != nil {
+		t.Fatal(err)
+	}
+	removed, err := e.PruneVMs(t.Context())
+	if err != nil || len(removed) > 0 {
+		t.Errorf("removed %v (%v)", removed, err)
+	}
+	if _, err := os.Stat(grave); err == nil {
+		t.Error("what is left of the removed VM takes space for ever")
+	}
+}
+
+// TestKillMonitor: a process is killed that stands behind the VM, and not one behind another VM whose name begins alike.
+func TestKillMonitor(t *testing.T) {
+	e := newEngine(t)
+	i := newVM(t, e, instance.Config{Name: "web"})
+	for dir, killed := range map[string]bool{i.Dir: true, i.Dir + "-2": false} {
+		process := exec.Command("sh", "-c", "read line", dir)
+		input, err := process.StdinPipe()
+		if err == nil {
+			err = process.Start()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = input.Close() }()
+		ended := make(chan error, 1)
+		go func() { ended <- process.Wait() }()
+		if err := i.SetMonitor(instance.Monitor{PID: process.Process.Pid}); err != nil {
+			t.Fatal(err)
+		}
+		e.killMonitor(i)
+		limit := 10 * time.Second
+		if !killed {
+			limit = 100 * time.Millisecond
+		}
+		select {
+		case <-ended:
+			if !killed {
+				t.Errorf("the process with the argument %q is killed", dir)
+			}
+		case <-time.After(limit):
+			if killed {
+				t.Errorf("the process with the argument %q lives on", dir)
+			}
+			_ = process.Process.Kill()
+			<-ended
 		}
 	}
 }

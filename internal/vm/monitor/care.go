@@ -11,6 +11,7 @@ import (
 
 	"github.com/banger-vm/banger/internal/guest/machine"
 	"github.com/banger-vm/banger/internal/vm/instance"
+	"github.com/banger-vm/banger/internal/vm/qemu"
 )
 
 const (
@@ -18,13 +19,13 @@ const (
 	careInterval = 10 * time.Second
 	// careLimit is how long the agent may take to answer before it counts as silent.
 	careLimit = 10 * time.Second
-	// consoleLimit is how large the console's log becomes, in bytes, before it is cut. Twice as much is kept.
-	consoleLimit = 16 << 20
+	// logLimit is how large a log becomes, in bytes, before it is cut. Twice as much is kept.
+	logLimit = 16 << 20
 	// seedSize is how many random bytes a guest gets at its start.
 	seedSize = 256
 )
 
-// care looks after the VM until ctx ends: its randomness, its clock, its console's log.
+// care looks after the VM until ctx ends: its randomness, its clock, its logs.
 func (m *monitor) care(ctx context.Context) {
 	m.seed(ctx)
 	tick := time.NewTicker(careInterval)
@@ -34,9 +35,7 @@ func (m *monitor) care(ctx context.Context) {
 		if err := m.keepSocket(); err != nil {
 			m.say("%v", err)
 		}
-		if err := limitConsole(m.instance.Path(instance.ConsoleLog), consoleLimit); err != nil {
-			m.say("limiting the console's log: %v", err)
-		}
+		m.limitLogs(logLimit)
 		select {
 		case <-ctx.Done():
 			return
@@ -107,9 +106,18 @@ func (m *monitor) setClock(ctx context.Context) {
 	}
 }
 
-// limitConsole cuts the console's log when it is too large; its older half is kept beside it. QEMU appends to the file,
-// so that what it writes next is at the file's new end. What it writes between the copy and the cut is lost.
-func limitConsole(path string, limit int64) error {
+// limitLogs cuts the logs that grow with what the guest does.
+func (m *monitor) limitLogs(limit int64) {
+	for _, name := range []string{instance.ConsoleLog, qemu.Log, instance.MonitorLog} {
+		if err := limitLog(m.instance.Path(name), limit); err != nil {
+			m.say("limiting the log %s: %v", name, err)
+		}
+	}
+}
+
+// limitLog cuts a log when it is too large; its older half is kept beside it. Whoever writes it appends to the file, so
+// that what comes next is at the file's new end. What comes between the copy and the cut is lost.
+func limitLog(path string, limit int64) error {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && info.Size() < limit {
 		return nil

@@ -24,7 +24,7 @@ func Launch(ctx context.Context, runner *system.CommandRunner, command []string,
 	if err != nil {
 		return nil, err
 	}
-	log, err := os.OpenFile(i.Path(instance.MonitorLog), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	log, err := os.OpenFile(i.Path(instance.MonitorLog), os.O_CREATE|os.O_TRUNC|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		_, _ = conn.Close(), theirs.Close()
 		return nil, fmt.Errorf("making the monitor's log: %w", err)

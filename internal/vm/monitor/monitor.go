@@ -43,6 +43,7 @@ var (
 	errAbandoned = errors.New("whoever asked for the VM is gone")
 	errKilled    = errors.New("the VM was killed")
 	errRuns      = errors.New("it runs already")
+	errStopped   = errors.New("the VM was stopped before its command ran")
 )
 
 // ControlSocket is the name of the monitor's socket in the VM's runtime directory.
@@ -263,14 +264,31 @@ func hungUp(conn net.Conn) bool {
 	return err == nil && n <= 0
 }
 
-// waitForSystemd waits until everything is started, for as long as a boot may take. The VM is used in any case: a unit
-// that never starts is the image's business, and somebody may want to look at it.
+// waitForSystemd waits until everything is started, for as long as a boot may take, or until somebody wants the machine to
+// stop, which it can do already. The VM is used in any case: a unit that never starts is the image's business, and somebody
+// may want to look at it.
 func (m *monitor) waitForSystemd(life context.Context) {
-	stream, err := m.machine.Open(life)
+	patient, enough := m.untilStop(life)
+	defer enough()
+	stream, err := m.machine.Open(patient)
 	if err != nil {
 		return
 	}
-	_ = exec.WaitBoot(life, stream, m.instance.BootTimeout)
+	_ = exec.WaitBoot(patient, stream, m.instance.BootTimeout)
+}
+
+// untilStop returns a context that also ends when somebody wants the machine to stop, which is left for others to do.
+func (m *monitor) untilStop(life context.Context) (context.Context, context.CancelFunc) {
+	ctx, enough := context.WithCancelCause(life)
+	go func() {
+		select {
+		case limit := <-m.stops:
+			putBack(m.stops, limit)
+			enough(errStopped)
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { enough(nil) }
 }
 
 // work tells the client that the machine has booted, and runs the VM's command if it has one, until that or the machine
@@ -289,9 +307,19 @@ func (m *monitor) work(first net.Conn) (time.Duration, error) {
 	if err != nil {
 		m.setReason(instance.Failed)
 		m.refuseAttached(first, err)
-		return poweroffLimit, err
+		return m.stopLimit(), err
 	}
 	return m.wait(w), nil
+}
+
+// stopLimit is how long the machine may take to shut down: what somebody who wants it to stop allows, if there is one.
+func (m *monitor) stopLimit() time.Duration {
+	select {
+	case limit := <-m.stops:
+		return limit
+	default:
+		return poweroffLimit
+	}
 }
 
 // refuseAttached tells a client that waits for the frames of the command why there are none.
@@ -304,7 +332,12 @@ func (m *monitor) refuseAttached(first net.Conn, err error) {
 
 // startCommand starts the VM's command, with the client attached to it or, once it runs, released.
 func (m *monitor) startCommand(first net.Conn) (*workload, error) {
-	stream, err := m.machine.Open(context.Background())
+	if len(m.stops) > 0 {
+		return nil, errStopped
+	}
+	patient, enough := m.untilStop(context.Background())
+	stream, err := m.machine.Open(patient)
+	enough()
 	if err != nil {
 		return nil, fmt.Errorf("reaching the guest agent: %w", err)
 	}
@@ -324,7 +357,28 @@ func (m *monitor) startCommand(first net.Conn) (*workload, error) {
 	if m.start.Attached {
 		return w, nil
 	}
-	return w, w.report(first)
+	err = w.report(first, m.stops)
+	if errors.Is(err, frame.ErrDisconnected) {
+		err = m.whyLost(err)
+	}
+	return w, err
+}
+
+// whyLost says why the agent went away before the command ran, and notes how the machine ended, if that is why.
+func (m *monitor) whyLost(err error) error {
+	reason := instance.Crashed
+	waitFor(m.machine.Done(), crashLimit)
+	select {
+	case <-m.machine.Done():
+		if why := m.machine.Wait(); why != nil {
+			err = why
+		} else {
+			reason = instance.PowerOff
+		}
+	default:
+	}
+	m.setReason(reason)
+	return fmt.Errorf("starting the VM's command: %w", err)
 }
 
 // wait waits for the end of the command or of the machine, or for somebody who wants it to stop. w may be nil.
@@ -458,23 +512,29 @@ func (m *monitor) finish(startError error) {
 		_ = m.log.Close()
 	}
 	if m.instance.Remove && final.Reason != instance.Failed { // whoever started it wants to see why it failed
+		m.closeSockets() // before its name is free: another VM of that name has its sockets in the same place
 		_ = m.instance.Discard()
 	} else {
 		_ = fsync.Path(m.instance.Path(qemu.Overlay))
 		_ = m.instance.SetState(final)
+		m.closeSockets()
 	}
-	m.mu.Lock()
-	if m.control != nil {
-		_ = m.control.Close() // removes the socket
-	}
-	m.mu.Unlock()
-	_ = os.RemoveAll(m.start.Spec.RuntimeDir)
 	m.lock.Release() // before anybody is told, who may start the VM again at once
 	if m.workload != nil {
 		m.workload.sayEnd(final)
 	}
 	close(m.done)
 	m.sayFarewell()
+}
+
+// closeSockets removes what others find the monitor by. Who has been let in stays.
+func (m *monitor) closeSockets() {
+	m.mu.Lock()
+	if m.control != nil {
+		_ = m.control.Close() // removes the socket
+	}
+	m.mu.Unlock()
+	_ = os.RemoveAll(m.start.Spec.RuntimeDir)
 }
 
 // decide fills the final state in.
@@ -486,7 +546,7 @@ func (m *monitor) decide(startError error) {
 		machine = m.machine.Wait()
 	}
 	switch {
-	case m.reason == instance.Killed, m.reason == instance.Stopped && m.workload != nil && !m.exited:
+	case m.reason == instance.Killed, m.reason == instance.Stopped && m.workload != nil && !m.exited, errors.Is(startError, errStopped):
 		m.state.ExitCode = 128 + int(syscall.SIGKILL)
 	case startError != nil:
 		m.state.Error = startError.Error()

@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -24,6 +25,7 @@ import (
 	"github.com/banger-vm/banger/internal/vm"
 	"github.com/banger-vm/banger/internal/vm/instance"
 	"github.com/banger-vm/banger/internal/vm/output"
+	"github.com/banger-vm/banger/internal/vm/qemu"
 )
 
 // box is a VM for a monitor to stand behind.
@@ -369,6 +371,102 @@ func TestStop(t *testing.T) {
 	}
 }
 
+// TestStopDuringTheJobsOfTheBoot: a machine whose init is still busy is stopped in good order, and its power is not cut when
+// the time is over.
+func TestStopDuringTheJobsOfTheBoot(t *testing.T) {
+	for _, script := range []string{"", "touch $VM/ran; " + forever} {
+		b := newBox(t, script, func(config *instance.Config) { config.Systemd = true })
+		b.touch("jobs")
+		told := make(chan error, 1)
+		go func() {
+			a, err := b.start(Start{})
+			if err == nil {
+				err = a.Started(patiently(t))
+			}
+			told <- err
+		}()
+		b.waitFor("waiting")
+		got, err := b.client().Stop(patiently(t), 10*time.Second)
+		if err != nil || got.Reason != instance.Stopped || got.Error != "" {
+			t.Errorf("got %+v (%v)", got, err)
+		}
+		if !exists(b.Path("powered-off")) || exists(b.Path("ran")) {
+			t.Errorf("it was asked to power off: %v; its command was started: %v", exists(b.Path("powered-off")), exists(b.Path("ran")))
+		}
+		if err := <-told; (err != nil) != (script != "") {
+			t.Errorf("whoever starts it is told %v", err)
+		}
+		_, _ = b.ended()
+	}
+}
+
+// TestStopWithoutAnAgent: a guest whose agent is gone before the VM's command was asked for can be stopped within the limit.
+func TestStopWithoutAnAgent(t *testing.T) {
+	b := newBox(t, forever, func(config *instance.Config) { config.Systemd = true })
+	b.touch("vanish")
+	a := b.mustStart(Start{})
+	told := make(chan error, 1)
+	go func() { told <- a.Started(patiently(t)) }()
+	got, err := b.client().Stop(patiently(t), 2*time.Second)
+	if err != nil || got.Ended == nil {
+		t.Errorf("stopping it: got %+v (%v)", got, err)
+	}
+	if err := <-told; err == nil {
+		t.Error("who waits for the command is told that it runs")
+	}
+	_, _ = b.ended()
+}
+
+// TestEndBeforeTheCommandRuns: whoever starts a VM that ends before its command runs is not told that it does.
+func TestEndBeforeTheCommandRuns(t *testing.T) {
+	b := newBox(t, forever)
+	b.touch("mute")
+	b.touch("panic")
+	a := b.mustStart(Start{})
+	told := make(chan error, 1)
+	go func() { told <- a.Started(patiently(t)) }()
+	b.waitFor("asked")
+	status, err := b.client().Status(patiently(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(status.VMM, syscall.SIGUSR1); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-told; err == nil || !strings.Contains(err.Error(), "sysrq triggered crash") {
+		t.Errorf("whoever starts it is told %v, want why", err)
+	}
+	if state, _ := b.ended(); !strings.Contains(state.Error, "sysrq triggered crash") || state.ExitCode != 1 {
+		t.Errorf("the state is %+v", state)
+	}
+}
+
+// TestStopBeforeTheCommandRuns: a guest that never starts the VM's command is stopped within the limit all the same.
+func TestStopBeforeTheCommandRuns(t *testing.T) {
+	for _, attached := range []bool{false, true} {
+		b := newBox(t, forever)
+		b.touch("mute")
+		a := b.mustStart(Start{Attached: attached})
+		told := make(chan error, 1)
+		go func() {
+			if attached {
+				told <- b.attend(a, nil, nil).err
+				return
+			}
+			told <- a.Started(patiently(t))
+		}()
+		b.waitFor("asked")
+		got, err := b.client().Stop(patiently(t), 10*time.Second)
+		if err != nil || got.Reason != instance.Stopped || got.ExitCode != 128+9 {
+			t.Errorf("attached %v: stopping it: got %+v (%v)", attached, got, err)
+		}
+		if err := <-told; err == nil && !attached {
+			t.Error("who waits for the command is told that it runs")
+		}
+		_, _ = b.ended()
+	}
+}
+
 // TestStartAtOnce: a VM can be started as soon as its stop has been answered, and its disk and log stay.
 func TestStartAtOnce(t *testing.T) {
 	b := newBox(t, "echo run; "+forever)
@@ -386,6 +484,77 @@ func TestStartAtOnce(t *testing.T) {
 	}
 }
 
+// TestLogsAreCut: what the VMM prints takes no more of the host's disk than twice the limit, and no hole counts for it.
+func TestLogsAreCut(t *testing.T) {
+	b := newBox(t, "")
+	b.launch()
+	const limit = 64 << 10
+	m := &monitor{Surroundings: Surroundings{Log: io.Discard, Now: time.Now}, instance: b.Instance}
+	if err := os.WriteFile(b.Path("chatty"), bytes.Repeat([]byte("words\n"), 1000), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	size := func() int64 {
+		info, err := os.Stat(b.Path(qemu.Log))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.Size()
+	}
+	for range 3 {
+		for ctx := patiently(t); size() < limit; time.Sleep(time.Millisecond) {
+			if ctx.Err() != nil {
+				t.Fatal("the VMM does not print")
+			}
+		}
+		m.limitLogs(limit)
+	}
+	if err := os.Remove(b.Path("chatty")); err != nil {
+		t.Fatal(err)
+	}
+	m.limitLogs(limit)
+	if got := size(); got >= limit {
+		t.Errorf("the log has %d bytes, want fewer than %d", got, limit)
+	}
+	if older, err := os.ReadFile(b.Path(qemu.Log + ".1")); err != nil || bytes.IndexByte(older, 0) >= 0 || !bytes.HasPrefix(older, []byte("words\n")) {
+		t.Errorf("the older half is %.100q (%v)", older, err)
+	}
+	if _, err := b.client().Kill(patiently(t)); err != nil {
+		t.Error(err)
+	}
+	_, _ = b.ended()
+}
+
+// TestNameIsFree: when a VM that removes itself has given its name up, its sockets are gone, and those of another VM of that
+// name, which have the same place, are safe from it.
+func TestNameIsFree(t *testing.T) {
+	b := newBox(t, "", func(config *instance.Config) { config.Remove = true })
+	b.launch()
+	many := b.Path("many") // the removal takes a while
+	if err := os.Mkdir(many, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 20_000 {
+		if err := os.WriteFile(filepath.Join(many, strconv.Itoa(i)), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	go func() { _, _ = b.client().Kill(patiently(t)) }()
+	for ctx := patiently(t); exists(b.Dir) && ctx.Err() == nil; {
+		time.Sleep(100 * time.Microsecond)
+	}
+	if exists(b.run) {
+		t.Error("the name is free, and the sockets are still to be removed")
+	}
+	if _, err := b.ended(); err != nil {
+		t.Error(err)
+	}
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
 // TestManyEnds: any number of stops, kills and waits at once are all answered with one end.
 func TestManyEnds(t *testing.T) {
 	b := newBox(t, "trap '' TERM; touch $VM/ready; "+forever)
@@ -401,7 +570,7 @@ func TestManyEnds(t *testing.T) {
 			var e end
 			switch {
 			case n%3 == 0:
-				e.State, e.error = b.client().Stop(patiently(t), 5*time.Second)
+				e.State, e.error = b.client().Stop(patiently(t), 10*time.Second)
 			case n == 7:
 				time.Sleep(time.Second) // the others have asked
 				e.State, e.error = b.client().Kill(patiently(t))

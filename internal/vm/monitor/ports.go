@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"path/filepath"
 	"slices"
 
@@ -95,19 +96,33 @@ func (m *monitor) changePorts(conn net.Conn, r request) error {
 		config.Ports = without(config.Ports, changed)
 	}
 	if err := m.instance.SetConfig(config); err != nil {
+		if len(add) > 0 {
+			_, _ = m.ports.Remove(specsOf(changed)...)
+		}
 		return err
 	}
 	return writeLine(conn, answer{Ports: changed})
 }
 
-// without takes out of the configuration what is published no longer: for each port the first specification that fits.
+// specsOf returns the specifications that select just the ports that are published.
+func specsOf(published []port.Published) []port.Spec {
+	var specs []port.Spec
+	for _, p := range published {
+		specs = append(specs, port.Spec{IP: p.Address.Addr(), Host: p.Address.Port(), Guest: p.Guest, Protocol: p.Protocol})
+	}
+	return specs
+}
+
+// without takes out of the configuration what is published no longer: for each port the specification that fits best.
 func without(texts []string, removed []port.Published) []string {
 	specs, _ := parsePorts(texts)
 	for _, gone := range removed {
-		at := slices.IndexFunc(specs, func(s port.Spec) bool {
-			return s.Guest == gone.Guest && s.Protocol == gone.Protocol && (s.Host == 0 || s.Host == gone.Address.Port())
-		})
-		if at >= 0 {
+		best := 0
+		for _, s := range specs {
+			best = max(best, fit(s, gone))
+		}
+		if best > 0 {
+			at := slices.IndexFunc(specs, func(s port.Spec) bool { return fit(s, gone) == best })
 			specs = slices.Delete(specs, at, at+1)
 		}
 	}
@@ -116,4 +131,24 @@ func without(texts []string, removed []port.Published) []string {
 		left = append(left, spec.String())
 	}
 	return left
+}
+
+// fit says how well a specification fits a port that was published by one; 0 is not at all. Two may fit that have another
+// address, or of which one leaves the host's port open.
+func fit(s port.Spec, p port.Published) int {
+	if s.Guest != p.Guest || s.Protocol != p.Protocol || s.Host != 0 && s.Host != p.Address.Port() {
+		return 0
+	}
+	ip := s.IP
+	if !ip.IsValid() {
+		ip = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	}
+	fits := 1
+	if ip == p.Address.Addr() {
+		fits += 2
+	}
+	if s.Host != 0 {
+		fits++
+	}
+	return fits
 }

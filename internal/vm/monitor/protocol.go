@@ -13,6 +13,7 @@ package monitor
 import (
 	"errors"
 	"fmt"
+	"syscall"
 	"time"
 
 	"github.com/banger-vm/banger/internal/fault"
@@ -96,13 +97,15 @@ type failure struct {
 	Message string     `json:"message"`
 	Hint    string     `json:"hint,omitempty"`
 	Code    int        `json:"code,omitempty"` // the exit code of a command that could not be started
+	// Errno is the system's number for what went wrong, 0 where it has none.
+	Errno syscall.Errno `json:"errno,omitempty"`
 	// Boot has the parts of a *vm.BootError.
 	Boot *vm.BootError `json:"boot,omitempty"`
 }
 
 func failureOf(err error) *failure {
 	f := &failure{Kind: fault.KindOf(err), Message: err.Error(), Hint: fault.HintOf(err)}
-	_ = errors.As(err, &f.Boot)
+	_, _ = errors.As(err, &f.Boot), errors.As(err, &f.Errno)
 	var start *StartError
 	if errors.As(err, &start) {
 		f.Code = start.Code
@@ -120,8 +123,20 @@ func (f *failure) err() error {
 	case f.Code != 0:
 		return &StartError{Message: f.Message, Code: f.Code}
 	}
-	return fault.New(f.Kind, errors.New(f.Message), f.Hint)
+	return fault.New(f.Kind, told{f.Message, f.Errno}, f.Hint)
 }
+
+// told is an error of another process, in its words.
+type told struct {
+	message string
+	errno   syscall.Errno
+}
+
+// Error returns the words.
+func (t told) Error() string { return t.message }
+
+// Is reports whether target is its number.
+func (t told) Is(target error) bool { return t.errno != 0 && target == error(t.errno) }
 
 // StartError is the VM's command that could not be started, with docker's exit code for that.
 type StartError struct {

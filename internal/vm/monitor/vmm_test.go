@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"os"
@@ -37,6 +38,10 @@ func TestMain(m *testing.M) {
 //
 //   - slow: the guest boots when the file is gone
 //   - stubborn: the guest does not power off
+//   - jobs: the guest's init has jobs of the boot
+//   - vanish: the agent goes away for good when it is asked for those jobs
+//   - mute: the agent takes commands and never says that they run
+//   - chatty: the VMM prints what the file has, every now and then
 //   - off, panic: SIGUSR1 has it power off, or its kernel panic; without either, SIGUSR1 restarts the agent
 func beVMM(args []string) error {
 	line := argument(args, "banger.magic=")
@@ -65,6 +70,7 @@ func beVMM(args []string) error {
 			restart <- struct{}{}
 		}
 	}()
+	go vm.chat()
 	vm.print("banger-guest: step handover")
 	for vm.has("slow") {
 		time.Sleep(time.Millisecond)
@@ -74,7 +80,19 @@ func beVMM(args []string) error {
 		if err != nil {
 			return err
 		}
+		if vm.has("vanish") {
+			go vm.vanish(conn)
+		}
 		go vm.serveAgain(conn, magic, restart)
+	}
+}
+
+// chat prints on what is the VMM's own log.
+func (d directory) chat() {
+	for ; ; time.Sleep(time.Millisecond) {
+		if text, err := os.ReadFile(filepath.Join(string(d), "chatty")); err == nil {
+			_, _ = os.Stderr.Write(text)
+		}
 	}
 }
 
@@ -109,9 +127,17 @@ func (d directory) router() frame.Router {
 		Config:   exec.Config{Env: []string{"PATH=/usr/bin:/bin", "VM=" + string(d)}, User: "tester"},
 		Etc:      fstest.MapFS{"passwd": {Data: fmt.Appendf(nil, "tester:x:%d:%d::/:/bin/sh\n", os.Getuid(), os.Getgid())}},
 		Poweroff: d.powerOff,
+		WaitBoot: d.waitBoot,
 	}
 	all := frame.Router{}
 	maps.Copy(all, guest.Handlers())
+	if d.has("mute") {
+		all["exec"] = func(stream net.Conn, _ []byte) *frame.Refusal {
+			d.touch("asked")
+			_, _ = io.Copy(io.Discard, stream)
+			return nil
+		}
+	}
 	for _, do := range []string{"seed", "clock", "sync"} {
 		all[do] = func(stream net.Conn, _ []byte) *frame.Refusal {
 			if do == "sync" {
@@ -122,6 +148,21 @@ func (d directory) router() frame.Router {
 		}
 	}
 	return all
+}
+
+// vanish ends a session once the guest has been asked whether it has booted, and every one that follows.
+func (d directory) vanish(conn net.Conn) {
+	for !d.has("waiting") {
+		time.Sleep(time.Millisecond)
+	}
+	_ = conn.Close()
+}
+
+func (d directory) waitBoot(ctx context.Context) {
+	d.touch("waiting")
+	for d.has("jobs") && ctx.Err() == nil {
+		time.Sleep(time.Millisecond)
+	}
 }
 
 func (d directory) powerOff() error {

@@ -89,17 +89,39 @@ func (w *workload) markStarted() {
 	}
 }
 
-// report tells a client that does not attach whether the command runs, and hangs up.
-func (w *workload) report(client net.Conn) error {
+// ran reports whether a command that is done has come to run: the agent did not go away before.
+func (w *workload) ran() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.begun || w.err == nil
+}
+
+// report tells a client that does not attach whether the command runs, and hangs up. A request to stop ends the wait, and is
+// left for others to carry out.
+func (w *workload) report(client net.Conn, stops chan time.Duration) error {
 	select {
 	case <-w.started:
 	case <-w.done: // it may have run and ended already
 		if w.refused != nil {
 			return &StartError{Message: w.refused.Message, Code: w.code}
 		}
+		if !w.ran() {
+			return w.err
+		}
+	case limit := <-stops:
+		putBack(stops, limit)
+		return errStopped
 	}
 	_ = writeLine(client, answer{OK: true})
 	return client.Close()
+}
+
+// putBack puts a request to stop back, if none has taken its place.
+func putBack(stops chan<- time.Duration, limit time.Duration) {
+	select {
+	case stops <- limit:
+	default:
+	}
 }
 
 // attach connects a client to the command, of which it has asked for this.

@@ -105,11 +105,12 @@ func modulesDisk(image string) []string {
 	})
 }
 
-// disk returns a block device in QEMU's JSON form, in which a path needs no escapes.
+// disk returns a block device in QEMU's JSON form, in which a path needs no escapes. The guest is told of a write that the
+// host's disk has no room for: by itself QEMU would stop the machine until somebody has it go on.
 func disk(node, serial string, blockdev map[string]any) []string {
 	blockdev["node-name"] = node
 	text, _ := json.Marshal(blockdev) // strings and booleans always encode
-	return []string{"-blockdev", string(text), "-device", "virtio-blk-device,drive=" + node + ",serial=" + serial}
+	return []string{"-blockdev", string(text), "-device", "virtio-blk-device,drive=" + node + ",serial=" + serial + ",werror=report"}
 }
 
 // escape doubles commas, which separate QEMU's options (qemu(1), "-chardev").

@@ -51,8 +51,8 @@ func TestArguments(t *testing.T) {
 		{"-serial", "chardev:console"},
 		{"-chardev", "socket,id=channel,server=on,wait=off,path=/run/1/agent.sock"},
 		{"-device", "virtserialport,chardev=channel,name=banger.guest.0"},
-		{"-device", "virtio-blk-device,drive=root,serial=banger-root"},
-		{"-device", "virtio-blk-device,drive=modules,serial=banger-modules"},
+		{"-device", "virtio-blk-device,drive=root,serial=banger-root,werror=report"},
+		{"-device", "virtio-blk-device,drive=modules,serial=banger-modules,werror=report"},
 		{"-device", "virtio-net-device,netdev=network"},
 		{"-device", "virtio-rng-device"},
 	}

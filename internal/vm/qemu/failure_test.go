@@ -1,6 +1,8 @@
 package qemu
 
 import (
+	"bytes"
+	"context"
 	"crypto/rand"
 	"errors"
 	"os"
@@ -191,5 +193,49 @@ func waitFor(t *testing.T, what string, done func() bool) {
 		if time.Now().After(end) {
 			t.Fatalf("waited 30 s for %s", what)
 		}
+	}
+}
+
+// TestDiskIsMadeWhole: a start that is killed while it makes the VM's disk leaves none that the next one would take.
+func TestDiskIsMadeWhole(t *testing.T) {
+	spec := exampleSpec()
+	spec.Dir, spec.RuntimeDir = privateDir(t), privateDir(t)
+	tools := t.TempDir()
+	script := "#!/bin/sh\nfor file; do :; done\nprintf QFI >\"$file\"\n: >begun\nexec sleep 60\n"
+	write(t, filepath.Join(tools, "qemu-img"), []byte(strings.ReplaceAll(script, "begun", filepath.Join(tools, "begun"))), 0o755)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		_, err := Start(ctx, system.NewCommandRunner(tools+":/usr/bin:/bin"), spec, rand.Reader)
+		ended <- err
+	}()
+	for begin := time.Now(); ; time.Sleep(time.Millisecond) {
+		if _, err := os.Stat(filepath.Join(tools, "begun")); err == nil {
+			break
+		}
+		if time.Since(begin) > time.Minute {
+			t.Fatal("qemu-img is not run")
+		}
+	}
+	if _, err := os.Stat(filepath.Join(spec.Dir, Overlay)); err == nil {
+		t.Error("a disk that is half made has its name already")
+	}
+	cancel()
+	if err := <-ended; err == nil {
+		t.Error("a start that was cancelled has no error")
+	}
+	left, err := os.ReadDir(spec.Dir)
+	if err != nil || len(left) > 0 {
+		t.Errorf("%v is left (%v)", left, err)
+	}
+}
+
+// TestWords: an error has the end of what QEMU printed, and not more than can be read and sent on.
+func TestWords(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "log")
+	write(t, log, append(bytes.Repeat([]byte("a guest that wants to be heard\n"), 1<<18), "the reason\n"...), 0o644)
+	text := withWords(errors.New("exit status 1"), log).Error()
+	if len(text) > 8<<10 || !strings.HasPrefix(text, "exit status 1: ") || !strings.HasSuffix(text, "; the reason") {
+		t.Errorf("the error has %d bytes: %.50q … %q", len(text), text, text[len(text)-20:])
 	}
 }

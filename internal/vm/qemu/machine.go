@@ -23,6 +23,8 @@ const (
 	exitLimit = 2 * time.Second
 	// maxConsole is how much of the end of a console log is read, in bytes.
 	maxConsole = 4 << 20
+	// maxWords is how much of the end of QEMU's log an error has, in bytes.
+	maxWords = 4 << 10
 )
 
 // Machine is a running VM. It is safe for concurrent use.
@@ -32,6 +34,7 @@ type Machine struct {
 	log     string // what QEMU printed
 	process *system.Process
 	newDisk bool          // it was made by this start
+	socket  *os.File      // the place of the channel's socket (open(2), O_PATH); nil before it is first dialled
 	keeper  *keeper       // of the channel to the agent; nil before the boot is over
 	kept    chan struct{} // closed when the keeper has ended
 	killed  atomic.Bool
@@ -111,13 +114,16 @@ func (m *Machine) cleanUp() {
 	if m.keeper != nil {
 		<-m.kept
 	}
+	_ = m.socket.Close() // an error where nobody has dialled
 	_ = os.Remove(m.files.socket)
 	close(m.done)
 }
 
-// words returns what QEMU printed, on one line.
+// words returns what QEMU printed last, on one line.
 func words(log string) string {
-	return strings.Join(strings.FieldsFunc(string(readTail(log)), func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+	text := readTail(log)
+	text = text[max(0, len(text)-maxWords):]
+	return strings.Join(strings.FieldsFunc(string(text), func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
 }
 
 // withWords adds QEMU's words to the error of its process.

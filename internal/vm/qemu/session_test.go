@@ -297,10 +297,16 @@ func TestIsStopped(t *testing.T) {
 	waitFor(t, "the child to stop", func() bool { return isStopped(child.Process.Pid) })
 }
 
-// TestAgentRestart kills the agent of a guest: what ran on its streams is lost, and commands run again within seconds.
+// TestAgentRestart kills the agent of a guest: what ran on its streams is lost, and commands run again within seconds. So
+// they do when the directory of the channel's socket is gone, as it is after a logout.
 func TestAgentRestart(t *testing.T) {
 	m := start(t, theKit(t).spec(t))
-	for range 3 {
+	for i := range 4 {
+		if i == 2 {
+			if err := os.RemoveAll(m.spec.RuntimeDir); err != nil {
+				t.Fatal(err)
+			}
+		}
 		stream, err := m.Open(t.Context())
 		if err != nil {
 			t.Fatal(err)

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/banger-vm/banger/internal/fault"
 	"github.com/banger-vm/banger/internal/guest/channel"
 	"github.com/banger-vm/banger/internal/system"
@@ -48,7 +50,7 @@ func Start(ctx context.Context, runner *system.CommandRunner, spec vm.Spec, rand
 	if _, err := io.ReadFull(random, magic[:]); err != nil {
 		return nil, fmt.Errorf("making the channel's secret: %w", err)
 	}
-	m := &Machine{spec: spec, done: make(chan struct{}), log: filepath.Join(spec.Dir, "qemu.log"), files: files{
+	m := &Machine{spec: spec, done: make(chan struct{}), log: filepath.Join(spec.Dir, Log), files: files{
 		overlay: filepath.Join(spec.Dir, Overlay),
 		console: filepath.Join(spec.Dir, "console.log"),
 		socket:  filepath.Join(spec.RuntimeDir, "agent.sock"),
@@ -122,16 +124,22 @@ func (m *Machine) launch(ctx context.Context, runner *system.CommandRunner, magi
 	return nil
 }
 
-// makeLogs makes both logs readable for the user alone, and opens QEMU's.
+// makeLogs makes both logs readable for the user alone, and opens QEMU's, to append to it: whoever cuts it leaves no hole.
 func (m *Machine) makeLogs() (*os.File, error) {
 	if err := os.WriteFile(m.files.console, nil, 0o600); err != nil {
 		return nil, err
 	}
-	return os.OpenFile(m.log, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	return os.OpenFile(m.log, os.O_CREATE|os.O_TRUNC|os.O_APPEND|os.O_WRONLY, 0o600)
 }
 
-// Overlay is the name of a machine's own disk in its directory: a qcow2 in front of the root image.
-const Overlay = "root.qcow2"
+// Files of a machine's directory.
+const (
+	Overlay = "root.qcow2" // the machine's own disk: a qcow2 in front of the root image
+	Log     = "qemu.log"   // what QEMU prints, which a guest can have it do without end
+)
+
+// unfinished ends the name of a disk that is being made. Whoever is killed meanwhile leaves no disk that cannot be read.
+const unfinished = ".new"
 
 // makeDisk makes an empty disk in front of the root image, unless there is one from an earlier start. What is behind the
 // image's end reads as zeros.
@@ -140,12 +148,17 @@ func (m *Machine) makeDisk(ctx context.Context, runner *system.CommandRunner) er
 		return nil
 	}
 	m.newDisk = true
-	args := []string{"create", "-q", "-f", "qcow2", "-b", m.spec.RootImage, "-F", "raw", m.files.overlay}
+	made := m.files.overlay + unfinished
+	args := []string{"create", "-q", "-f", "qcow2", "-b", m.spec.RootImage, "-F", "raw", made}
 	if m.spec.DiskSize != 0 {
 		args = append(args, strconv.FormatInt(m.spec.DiskSize, 10))
 	}
-	if _, err := runner.Run(ctx, system.Command{Name: "qemu-img", Args: args}); err != nil {
-		m.removeNewDisk()
+	_, err := runner.Run(ctx, system.Command{Name: "qemu-img", Args: args})
+	if err == nil {
+		err = os.Rename(made, m.files.overlay)
+	}
+	if err != nil {
+		_ = os.Remove(made)
 		return fmt.Errorf("making the VM's disk in front of %q: %w", m.spec.RootImage, err)
 	}
 	return nil
@@ -221,13 +234,21 @@ func (m *Machine) dial(ctx context.Context, magic [channel.MagicSize]byte) (*cha
 	return channel.Dial(ctx, conn, magic)
 }
 
+// connect dials QEMU's socket: at first by its path, as soon as that is there, and then whatever has become of the path,
+// which is in a directory that is removed when the user logs out (pam_systemd(8)).
 func (m *Machine) connect(ctx context.Context) (net.Conn, error) {
 	var dialer net.Dialer
+	if m.socket != nil {
+		return dialer.DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d", m.socket.Fd()))
+	}
 	for {
 		conn, err := dialer.DialContext(ctx, "unix", m.files.socket)
 		if err == nil {
-			// The directory is private already; this keeps the socket so wherever it is moved.
-			return conn, os.Chmod(m.files.socket, 0o600)
+			if err = m.secure(); err != nil {
+				_ = conn.Close()
+				return nil, err
+			}
+			return conn, nil
 		}
 		select {
 		case <-ctx.Done():
@@ -235,6 +256,16 @@ func (m *Machine) connect(ctx context.Context) (net.Conn, error) {
 		case <-time.After(pollInterval):
 		}
 	}
+}
+
+// secure keeps others from the channel's socket, and keeps hold of it. The directory is private already; the mode keeps the
+// socket so wherever it is moved.
+func (m *Machine) secure() (err error) {
+	if err := os.Chmod(m.files.socket, 0o600); err != nil {
+		return err
+	}
+	m.socket, err = os.OpenFile(m.files.socket, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	return err
 }
 
 // fail ends the machine and says why it did not boot.
