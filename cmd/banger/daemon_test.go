@@ -137,7 +137,7 @@ func TestSlowClient(t *testing.T) {
 		_, err := w.verbs.ListVMs(w.Context())
 		w.must("listing", err)
 	}
-	if took := time.Since(begun); took > 5*time.Second {
+	if took := time.Since(begun); took > 30*time.Second {
 		t.Errorf("beside a client that does not read, ten requests take %v", took)
 	}
 	close(goOn)

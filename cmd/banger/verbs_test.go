@@ -614,7 +614,7 @@ func checkFollow(w *world, vm *standIn) {
 			w.must("logging", vm.log.Write(output.Stdout, []byte(piece)))
 		}
 		got := make([]byte, len(piece))
-		_ = read.SetReadDeadline(time.Now().Add(5 * time.Second))
+		_ = read.SetReadDeadline(time.Now().Add(30 * time.Second))
 		if n, err := read.Read(got); err != nil || string(got[:n]) != piece {
 			w.Fatalf("following: read %q (%v), want %q", got[:n], err, piece)
 		}
@@ -663,7 +663,7 @@ func checkCancelled(w *world) {
 			cancel(reason)
 		}
 		begun := time.Now()
-		if err := work(ctx); !errors.Is(err, reason) || time.Since(begun) > 5*time.Second {
+		if err := work(ctx); !errors.Is(err, reason) || time.Since(begun) > 30*time.Second {
 			w.Errorf("%s: after %v: %v, want the reason of the cancellation", name, time.Since(begun), err)
 		}
 	}

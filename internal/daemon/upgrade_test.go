@@ -62,7 +62,7 @@ func TestLastWords(t *testing.T) {
 	if _, err := near.Write([]byte("input")); err != nil {
 		t.Fatal(err)
 	}
-	_ = near.SetReadDeadline(time.Now().Add(5 * time.Second))
+	_ = near.SetReadDeadline(time.Now().Add(30 * time.Second))
 	got := make([]byte, 100)
 	n, err := near.Read(got)
 	if err != nil || string(got[:n]) != "exit code 3" {

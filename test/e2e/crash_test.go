@@ -138,7 +138,7 @@ func TestCrashes(t *testing.T) {
 func (u *user) strangersOf(vm string) {
 	u.t.Helper()
 	pids, lines := u.processes()
-	for deadline := time.Now().Add(3 * time.Second); len(pids) > 0 && time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); len(pids) > 0 && time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		pids, lines = u.processes()
 	}
 	if len(pids) > 0 {

@@ -74,7 +74,7 @@ func openTo(t *testing.T, serve func(net.Conn)) net.Conn {
 	t.Cleanup(func() {
 		select {
 		case <-served:
-		case <-time.After(graceful + 5*time.Second):
+		case <-time.After(graceful + 30*time.Second):
 			t.Error("the agent still serves the stream although the test is over")
 		}
 	})
@@ -534,7 +534,7 @@ func TestPoweroff(t *testing.T) {
 	}
 	select {
 	case <-asked:
-	case <-time.After(5 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Error("the guest was not asked to power off")
 	}
 }
@@ -569,8 +569,8 @@ func TestWaitBoot(t *testing.T) {
 			if err := WaitBoot(ctx, open(t, g), test.limit); !errors.Is(err, test.want) {
 				t.Errorf("error %v, want %v", err, test.want)
 			}
-			if took := time.Since(start); took > 5*time.Second {
-				t.Errorf("it took %v, want less than 5 s", took)
+			if took := time.Since(start); took > 30*time.Second {
+				t.Errorf("it took %v, want less than 30 s", took)
 			}
 		})
 	}

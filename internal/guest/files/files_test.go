@@ -42,7 +42,7 @@ func dialTo(t testing.TB, serve func(net.Conn)) net.Conn {
 		_ = near.Close()
 		select {
 		case <-served:
-		case <-time.After(5 * time.Second):
+		case <-time.After(30 * time.Second):
 			t.Error("the agent still serves the stream although the host has closed it")
 		}
 	})
@@ -78,7 +78,7 @@ func dialMux(t testing.TB, serve func(net.Conn)) net.Conn {
 		_ = stream.Close()
 		select {
 		case <-served:
-		case <-time.After(5 * time.Second):
+		case <-time.After(30 * time.Second):
 			t.Error("the agent still serves the stream although the host has closed it")
 		}
 		_, _ = client.Close(), server.Close()

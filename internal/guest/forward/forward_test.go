@@ -85,7 +85,7 @@ func checkLeaks(t *testing.T) {
 	t.Helper()
 	goroutines, sockets := runtime.NumGoroutine(), openSockets(t)
 	t.Cleanup(func() {
-		deadline := time.Now().Add(5 * time.Second)
+		deadline := time.Now().Add(30 * time.Second)
 		for time.Now().Before(deadline) && (runtime.NumGoroutine() > goroutines || len(openSockets(t)) > len(sockets)) {
 			time.Sleep(5 * time.Millisecond)
 		}

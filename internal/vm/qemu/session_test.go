@@ -223,7 +223,7 @@ func TestKeeperWaits(t *testing.T) {
 		if !errors.Is(err, errEnded) {
 			t.Errorf("opening when the machine ends gave %v, want %v", err, errEnded)
 		}
-	case <-time.After(5 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Error("whoever waits for the agent waits on after the machine's end")
 	}
 }
