@@ -125,7 +125,7 @@ func (w *Writer) Write(stream Stream, piece []byte) error {
 	return nil
 }
 
-// makeRoom begins a new file when this one is full. If that fails, this one is written on until it succeeds.
+// makeRoom begins a new file when this one is full. While that fails, pieces are refused: the bound holds.
 func (w *Writer) makeRoom() error {
 	if w.size < w.limit {
 		return nil
@@ -205,20 +205,29 @@ func (r *reader) existing() ([]Record, error) {
 		return nil, err
 	}
 	current := r.file
-	if older, err := os.Open(r.path + olderSuffix); err == nil && !sameFile(older, current) {
-		r.begin(older)
-		err = r.drain(keep)
-		_ = older.Close()
-		if err != nil {
-			r.file = current
-			return nil, err
-		}
-	}
+	err := r.drainOlder(keep)
 	r.begin(current)
+	if err != nil {
+		return nil, err
+	}
 	if err := r.drain(keep); err != nil || !r.replaced() {
 		return records, err
 	}
 	return records, errors.Join(r.moveOn(keep), r.drain(keep))
+}
+
+// drainOlder drains the older file, unless it is the one that was opened as the newer.
+func (r *reader) drainOlder(emit func(Record) error) error {
+	older, err := os.Open(r.path + olderSuffix)
+	if err != nil {
+		return nil
+	}
+	defer func() { _ = older.Close() }()
+	if sameFile(older, r.file) {
+		return nil
+	}
+	r.begin(older)
+	return r.drain(emit)
 }
 
 func sameFile(a, b *os.File) bool {

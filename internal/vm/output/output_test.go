@@ -153,6 +153,36 @@ func TestRotation(t *testing.T) {
 }
 
 // TestFollow: who follows gets every record once, in order, over any number of rotations, and then the end.
+// TestRotationBetween: a file that became the older one after it was opened as the newer is read once, and closed.
+func TestRotationBetween(t *testing.T) {
+	path, _ := newFile(t, Limit, piece{Stdout, "once\n"})
+	if err := os.Link(path, path+olderSuffix); err != nil {
+		t.Fatal(err)
+	}
+	before := openFiles(t, path+olderSuffix)
+	if got := read(t, path, Selection{Tail: -1}); got != "out:once\n|" {
+		t.Errorf("read %q", got)
+	}
+	if after := openFiles(t, path+olderSuffix); after != before {
+		t.Errorf("%d descriptors of the file are open, want %d as before", after, before)
+	}
+}
+
+// openFiles counts this process's descriptors of the file at path.
+func openFiles(t *testing.T, path string) (open int) {
+	t.Helper()
+	links, err := filepath.Glob("/proc/self/fd/*")
+	if err != nil || len(links) == 0 {
+		t.Fatalf("this process has no descriptors (%v)", err)
+	}
+	for _, link := range links {
+		if to, _ := os.Readlink(link); to == path {
+			open++
+		}
+	}
+	return open
+}
+
 func TestFollow(t *testing.T) {
 	path, w := newFile(t, 2<<10)
 	const total = 600
