@@ -82,7 +82,9 @@ func (a *app) vmExec(cmd *cobra.Command, name string, f vmExec) error {
 		return codedError{error: err, code: exitOfRun}
 	}
 	options := engine.ExecOptions{Command: f.Command}
-	options.Env = a.environment(f.Env)
+	if options.Env, err = a.environment(f.Env); err != nil {
+		return err
+	}
 	if f.Detach {
 		pid, err := e.ExecDetached(cmd.Context(), name, options.Command)
 		if err != nil {

@@ -62,6 +62,8 @@ func TestExitOfRun(t *testing.T) {
 		"vm run --env-file /nonexistent image":    exitOfRun,
 		"vm run --rm image":                       exitOfRun,
 		"vm run --cpus 0 image":                   int(fault.Usage),
+		"vm run -e =x image":                      int(fault.Usage),
+		"vm exec -e =x nothing true":              int(fault.Usage),
 		"vm create --env-file /nonexistent image": int(fault.NotFound),
 		"vm exec nothing true":                    exitOfRun,
 		"vm exec -d nothing true":                 exitOfRun,

@@ -175,7 +175,11 @@ func (a *app) vmOptions(cmd *cobra.Command, args []string, f vmFlags) (engine.VM
 	if options.Env, err = a.environmentFiles(f.envFiles); err != nil {
 		return options, err
 	}
-	options.Env = append(options.Env, a.environment(f.Env)...)
+	own, err := a.environment(f.Env)
+	if err != nil {
+		return options, err
+	}
+	options.Env = append(options.Env, own...)
 	a.progress.quiet = a.progress.quiet || f.quiet
 	return options, options.Check()
 }
@@ -202,14 +206,17 @@ func (a *app) environmentFiles(paths []string) ([]string, error) {
 			vars = append(vars, line)
 		}
 	}
-	return a.environment(vars), nil
+	return a.environment(vars)
 }
 
 // environment completes KEY to KEY=VALUE from banger's own environment, as docker does. A KEY that is not set stays as it
 // is, which takes the image's own away.
-func (a *app) environment(vars []string) []string {
+func (a *app) environment(vars []string) ([]string, error) {
 	var env []string
 	for _, v := range vars {
+		if v == "" || v[0] == '=' {
+			return nil, usage(fmt.Errorf("setting a variable: %q has no variable's name", v), "write KEY=VALUE")
+		}
 		if !strings.Contains(v, "=") {
 			if value, ok := a.lookupEnv(v); ok {
 				v += "=" + value
@@ -217,5 +224,5 @@ func (a *app) environment(vars []string) []string {
 		}
 		env = append(env, v)
 	}
-	return env
+	return env, nil
 }

@@ -72,9 +72,15 @@ func TestEnvironmentFiles(t *testing.T) {
 
 // TestEnvironment: -e KEY takes the value from here, and takes the variable away if there is none.
 func TestEnvironment(t *testing.T) {
-	got := testApp(map[string]string{"SET": "x", "EMPTY": ""}).environment([]string{"A=b", "SET", "EMPTY", "UNSET", "C="})
-	if want := []string{"A=b", "SET=x", "EMPTY=", "UNSET", "C="}; !slices.Equal(got, want) {
-		t.Errorf("got %q, want %q", got, want)
+	a := testApp(map[string]string{"SET": "x", "EMPTY": ""})
+	got, err := a.environment([]string{"A=b", "SET", "EMPTY", "UNSET", "C="})
+	if want := []string{"A=b", "SET=x", "EMPTY=", "UNSET", "C="}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("got %q (%v), want %q", got, err, want)
+	}
+	for _, nameless := range []string{"", "=", "=x"} {
+		if _, err := a.environment([]string{nameless}); fault.KindOf(err) != fault.Usage {
+			t.Errorf("-e %q gives %v, want an error of the command line", nameless, err)
+		}
 	}
 }
 
