@@ -157,11 +157,11 @@ func checkHousekeeping(w *world) {
 	w.fails("pruning with a broken VM", err, fault.Corrupt, "web")
 }
 
-// coarsen rounds sizes on the disk down to 64 KiB. The host's file system takes a block more for a file that it has in many
-// pieces.
+// coarsen rounds sizes on the disk down to a MiB, of which every disk here has a few and a little more. The host's file
+// system takes some blocks more for a file that it has in many pieces.
 func coarsen(sizes ...*int64) {
 	for _, size := range sizes {
-		*size &^= 64<<10 - 1
+		*size &^= 1<<20 - 1
 	}
 }
 
