@@ -200,6 +200,8 @@ func TestSave(t *testing.T) {
 	}{
 		{"new file", "", nil, "a.example", ".docker/config.json", true},
 		{"old file", `{"auths": {"b.example": ` + auth("b") + `}, "psFormat": "x", "n": 1e300}`, nil, "a.example", ".docker/config.json", true},
+		{"no list", `{"auths": null}`, nil, "a.example", ".docker/config.json", true},
+		{"nothing", "null", nil, "a.example", ".docker/config.json", true},
 		{"another password", `{"auths": {"https://a.example/v1/": ` + auth("old") + `}}`, nil, "a.example", ".docker/config.json", true},
 		{"Docker Hub", "", nil, "docker.io", ".docker/config.json", true},
 		{"helper of all", `{"credsStore": "test"}`, nil, "docker.io", "docker-credential-test (", false},

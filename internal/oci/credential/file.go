@@ -121,7 +121,7 @@ func parseContents(path string, data []byte) (*contents, error) {
 // edit changes the entries of a file, with everything else in it as it was, and replaces the file at once. The file is
 // made if it does not exist. It is the user's alone afterwards.
 func edit(path string, change func(auths map[string]json.RawMessage) error) error {
-	whole := make(map[string]json.RawMessage)
+	var whole, auths map[string]json.RawMessage
 	data, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("reading credentials: %w", err)
@@ -131,11 +131,16 @@ func edit(path string, change func(auths map[string]json.RawMessage) error) erro
 			return fmt.Errorf("reading credentials from %q: %w", path, err)
 		}
 	}
-	auths := make(map[string]json.RawMessage)
 	if raw := whole["auths"]; raw != nil {
 		if err := json.Unmarshal(raw, &auths); err != nil {
 			return fmt.Errorf("reading credentials from %q: %w", path, err)
 		}
+	}
+	if whole == nil { // also of null, as Go writes what it has not got
+		whole = make(map[string]json.RawMessage)
+	}
+	if auths == nil {
+		auths = make(map[string]json.RawMessage)
 	}
 	if err := change(auths); err != nil {
 		return err
