@@ -479,6 +479,34 @@ func TestArtifacts(t *testing.T) {
 	}
 }
 
+// TestUntypedConfigurations: docker's own manifests have had other types for their configurations, and are images.
+func TestUntypedConfigurations(t *testing.T) {
+	for _, mediaType := range []string{"application/octet-stream", "application/json", "text/html", ""} {
+		c := newContent(t)
+		var manifest ocispec.Manifest
+		if err := json.Unmarshal(c.blobs[c.image("linux/amd64", "x").Digest], &manifest); err != nil {
+			t.Fatal(err)
+		}
+		manifest.MediaType, manifest.Config.MediaType = dockerManifest, mediaType
+		manifest.Layers[0].MediaType = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+		d := c.addManifest(dockerManifest, manifest)
+		c.tag("v1", d)
+		dir := t.TempDir()
+		for id, data := range c.blobs {
+			writeFile(t, filepath.Join(dir, id.Encoded()), data)
+		}
+		writeFile(t, filepath.Join(dir, manifestName), c.blobs[d.Digest])
+		writeFile(t, filepath.Join(dir, "version"), []byte(directoryVersion+"1\n"))
+		skopeo(t, "inspect", "--config", "dir:"+dir)
+		for _, ref := range []string{serve(t, c) + "/r:v1", "dir:" + dir} {
+			image, err := Resolve(t.Context(), ref, options(t, "linux/amd64"))
+			if err != nil || len(image.Blobs) != 1 {
+				t.Errorf("type %q: %q is %v and the error %v, want an image of one layer", mediaType, ref, image, err)
+			}
+		}
+	}
+}
+
 // TestForeignLayers: a layer that registries may not have is refused with the reason, and where it would be.
 func TestForeignLayers(t *testing.T) {
 	const at = "https://owner.example/layer"
