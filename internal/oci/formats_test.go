@@ -558,9 +558,30 @@ func TestAbsolute(t *testing.T) {
 	}
 	for ref, want := range map[string]string{
 		"docker.io/library/x:v1": "docker.io/library/x:v1@" + someDigest, "x@" + someDigest: "x@" + someDigest, "tar:/x": "tar:/x",
+		"x:v1@sha256:" + strings.Repeat("0", 64): "x:v1@" + someDigest, // of an index, in which other images may be nearer
 	} {
 		if got := Pinned(ref, someDigest); got != want {
 			t.Errorf("Pinned(%q) = %q, want %q", ref, got, want)
+		}
+	}
+}
+
+// TestPinned: an image of an index is found again, although its configuration does not say its variant.
+func TestPinned(t *testing.T) {
+	c := newContent(t)
+	demanding := c.image("linux/amd64", "v3")
+	demanding.Platform.Variant = "v3"
+	index := c.index(c.image("linux/amd64", "v1"), demanding)
+	c.tag("v1", index)
+	host := serve(t, c)
+	for _, ref := range []string{host + "/r:v1", host + "/r@" + index.Digest.String()} {
+		image, err := Resolve(t.Context(), ref, options(t, "linux/amd64/v3"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := Resolve(t.Context(), Pinned(image.Reference, image.Digest), options(t, image.Platform.String()))
+		if err != nil || again.Digest != image.Digest {
+			t.Errorf("%q again: got %v and the error %v, want %s", ref, again, err, image.Digest)
 		}
 	}
 }
