@@ -128,6 +128,28 @@ func TestSeveralPlatforms(t *testing.T) {
 	}
 }
 
+// TestUntagged: what skopeo has copied into a layout without a tag, one image after the other, is not one image.
+func TestUntagged(t *testing.T) {
+	c := newContent(t)
+	old, arm := c.image("linux/amd64", "old"), c.image("linux/arm64", "arm")
+	dir := c.layout(named(old, "old"), named(c.image("linux/amd64", "new"), "new"), named(arm, "arm"))
+	out := filepath.Join(t.TempDir(), "out")
+	for _, tag := range []string{"old", "arm", "old"} {
+		skopeo(t, "copy", "oci:"+dir+":"+tag, "oci:"+out)
+	}
+	for platform, want := range map[string]string{"linux/amd64": "old", "linux/arm64": "arm"} {
+		if got := texts(t, resolveOK(t, "oci:"+out, platform)); len(got) != 1 || got[0] != want {
+			t.Errorf("one image for %s: got %q, want %q", platform, got, want)
+		}
+	}
+	skopeo(t, "copy", "oci:"+dir+":new", "oci:"+out)
+	declared := c.layout(old, c.image("linux/amd64", "new"))
+	for _, ref := range []string{"oci:" + out, "oci:" + declared} {
+		_, err := Resolve(t.Context(), ref, options(t, "linux/amd64"))
+		checkFault(t, err, fault.Usage, "several for linux/amd64", "oci:DIR:TAG")
+	}
+}
+
 // TestUmoci: a layout that umoci makes from nothing.
 func TestUmoci(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "layout")
