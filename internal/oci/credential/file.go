@@ -160,9 +160,7 @@ func edit(path string, change func(auths map[string]json.RawMessage) error) erro
 // replace writes a file beside the one at path, which only its owner can read, and renames it. Where path is a symbolic
 // link, as with collections of dotfiles, its target is replaced.
 func replace(path string, data []byte) error {
-	if target, err := filepath.EvalSymlinks(path); err == nil {
-		path = target
-	}
+	path = behindLinks(path)
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -180,4 +178,19 @@ func replace(path string, data []byte) error {
 		return err
 	}
 	return fsync.Path(dir)
+}
+
+// behindLinks returns the file that a link is for, which need not be there yet; of any other path, the path.
+func behindLinks(path string) string {
+	if target, err := filepath.EvalSymlinks(path); err == nil {
+		return target
+	}
+	target, err := os.Readlink(path)
+	if err != nil {
+		return path
+	}
+	if !filepath.IsAbs(target) {
+		target = filepath.Join(filepath.Dir(path), target)
+	}
+	return target
 }
