@@ -128,6 +128,25 @@ func TestSeveralPlatforms(t *testing.T) {
 	}
 }
 
+// TestSparseMembers: an archive that tar has made anew with --sparse, which has some of its files in pieces.
+func TestSparseMembers(t *testing.T) {
+	c := newContent(t)
+	layout := c.layout(named(c.image("linux/amd64", strings.Repeat("\x00", 1<<20)), "v1"))
+	dir := t.TempDir()
+	skopeo(t, "copy", "oci:"+layout+":v1", "docker-archive:"+dir+"/plain.tar:one:v1")
+	for _, format := range []string{"gnu", "pax"} {
+		script := `mkdir x && tar xf plain.tar -C x && cp -a --sparse=always x y && tar -S --format $0 -cf $0.tar -C y . && rm -r x y`
+		cmd := exec.Command("sh", "-c", script, format)
+		cmd.Dir = dir
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("making the archive: %v\n%s", err, out)
+		}
+		skopeo(t, "copy", "docker-archive:"+dir+"/"+format+".tar", "dir:"+dir+"/"+format) // reads it
+		_, err := Resolve(t.Context(), "docker-archive:"+dir+"/"+format+".tar", options(t, "linux/amd64"))
+		checkFault(t, err, fault.Unsupported, "is sparse", "--sparse")
+	}
+}
+
 // TestUntagged: what skopeo has copied into a layout without a tag, one image after the other, is not one image.
 func TestUntagged(t *testing.T) {
 	c := newContent(t)
