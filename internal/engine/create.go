@@ -164,7 +164,7 @@ func (e *Engine) useImage(ctx context.Context, query, id string) (*lock.Lock, er
 }
 
 func bootable(image store.Image, query string) error {
-	if image.Platform != bootPlatform {
+	if !boots(image.Platform) {
 		err := fmt.Errorf("running %q: the image is for %s, which needs a host of that kind or its emulation, and VMs here are %s",
 			query, image.Platform, bootPlatform)
 		hint := "pull the variant for this host, if there is one: banger image pull --platform " + bootPlatform + " REFERENCE"

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/docker/go-units"
@@ -128,11 +129,17 @@ func (e *Engine) unpacking() func(bytes int64, done bool) {
 	}
 }
 
-// bootPlatform is the only platform that the agent is for, and that VMs run.
+// bootPlatform is the only platform that the agent is for, and that VMs run, in any variant.
 const bootPlatform = "linux/amd64"
 
+// boots reports whether VMs run what is for a platform. Whether the processor has what a variant needs, the image's own
+// programs say, as in a container.
+func boots(platform string) bool {
+	return platform == bootPlatform || strings.HasPrefix(platform, bootPlatform+"/")
+}
+
 func agentFor(image *oci.Image, options PullOptions) (*imagepull.Agent, error) {
-	if options.NoGuest || image.Platform.String() != bootPlatform {
+	if options.NoGuest || !boots(image.Platform.String()) {
 		return nil, nil
 	}
 	binary, err := embedded.Agent()

@@ -142,7 +142,9 @@ func (e *Engine) fetch(ctx context.Context, image store.Image, missing map[strin
 	if err != nil {
 		return err
 	}
-	source, err := oci.Resolve(ctx, oci.Pinned(image.Reference, image.Digest), oci.Options{Platform: platform, TempDir: temp.Dir})
+	source, err := oci.Resolve(ctx, oci.Pinned(image.Reference, image.Digest), oci.Options{
+		Platform: platform, TempDir: temp.Dir, Access: RegistryOptions{}.access(e.reportRegistry), Unpacking: e.unpacking(),
+	})
 	if err != nil {
 		return err
 	}

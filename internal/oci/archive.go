@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"strings"
 
 	"github.com/banger-vm/banger/internal/fault"
 )
@@ -25,6 +26,7 @@ type member struct {
 	offset int64
 	size   int64
 	link   string // the cleaned name of another member, whose contents this one has
+	sparse bool   // its contents are in pieces
 }
 
 // tarBlock is the size of a tar's blocks, in bytes.
@@ -93,14 +95,24 @@ func (a *archive) add(h *tar.Header) error {
 	}
 	clean := path.Clean(h.Name)
 	switch h.Typeflag {
-	case tar.TypeReg:
-		a.members[clean] = member{offset: offset, size: h.Size}
+	case tar.TypeReg, tar.TypeGNUSparse:
+		a.members[clean] = member{offset: offset, size: h.Size, sparse: isSparse(h)}
 	case tar.TypeSymlink: // of layers that images share
 		a.members[clean] = member{link: path.Join(path.Dir(clean), h.Linkname)}
 	case tar.TypeLink:
 		a.members[clean] = member{link: path.Clean(h.Linkname)}
 	}
 	return nil
+}
+
+// isSparse reports whether tar has left out the holes of a file (GNU tar manual, "Storing Sparse Files").
+func isSparse(h *tar.Header) bool {
+	for key := range h.PAXRecords {
+		if strings.HasPrefix(key, "GNU.sparse.") {
+			return true
+		}
+	}
+	return h.Typeflag == tar.TypeGNUSparse
 }
 
 // section returns a member's contents.
@@ -110,6 +122,10 @@ func (a *archive) section(name string) (*io.SectionReader, error) {
 		m, ok := a.members[clean]
 		if !ok {
 			break
+		}
+		if m.sparse {
+			err := fmt.Errorf("reading the archive: its file %q is sparse", name)
+			return nil, fault.New(fault.Unsupported, err, "make the archive without tar's --sparse (-S)")
 		}
 		if m.link == "" {
 			return io.NewSectionReader(a.file, m.offset, m.size), nil

@@ -101,11 +101,20 @@ func (d *document) checkIsImage() error {
 		layers = append(layers, layer.MediaType)
 	}
 	isArtifact := func(mediaType string) bool { return artifactKind(mediaType) != "" }
-	config := []string{ocispec.MediaTypeImageConfig, dockerConfig}
-	if !slices.Contains(config, d.Config.MediaType) || slices.ContainsFunc(slices.Concat(types, layers), isArtifact) {
+	if !slices.Contains(d.configTypes(), d.Config.MediaType) || slices.ContainsFunc(slices.Concat(types, layers), isArtifact) {
 		return notImage(types, layers)
 	}
 	return nil
+}
+
+// configTypes are the media types that the configuration of an image has in such a manifest. Registries have changed them
+// in docker's own manifests (distribution/distribution, issue 1621), where docker takes these for images as well.
+func (d *document) configTypes() []string {
+	types := []string{ocispec.MediaTypeImageConfig, dockerConfig}
+	if d.MediaType == dockerManifest {
+		types = append(types, "application/octet-stream", "application/json", "text/html", "")
+	}
+	return types
 }
 
 // Docker's media types of layers that are not to be had from registries (distribution, "Image Manifest Version 2, Schema

@@ -128,6 +128,47 @@ func TestSeveralPlatforms(t *testing.T) {
 	}
 }
 
+// TestSparseMembers: an archive that tar has made anew with --sparse, which has some of its files in pieces.
+func TestSparseMembers(t *testing.T) {
+	c := newContent(t)
+	layout := c.layout(named(c.image("linux/amd64", strings.Repeat("\x00", 1<<20)), "v1"))
+	dir := t.TempDir()
+	skopeo(t, "copy", "oci:"+layout+":v1", "docker-archive:"+dir+"/plain.tar:one:v1")
+	for _, format := range []string{"gnu", "pax"} {
+		script := `mkdir x && tar xf plain.tar -C x && cp -a --sparse=always x y && tar -S --format $0 -cf $0.tar -C y . && rm -r x y`
+		cmd := exec.Command("sh", "-c", script, format)
+		cmd.Dir = dir
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("making the archive: %v\n%s", err, out)
+		}
+		skopeo(t, "copy", "docker-archive:"+dir+"/"+format+".tar", "dir:"+dir+"/"+format) // reads it
+		_, err := Resolve(t.Context(), "docker-archive:"+dir+"/"+format+".tar", options(t, "linux/amd64"))
+		checkFault(t, err, fault.Unsupported, "is sparse", "--sparse")
+	}
+}
+
+// TestUntagged: what skopeo has copied into a layout without a tag, one image after the other, is not one image.
+func TestUntagged(t *testing.T) {
+	c := newContent(t)
+	old, arm := c.image("linux/amd64", "old"), c.image("linux/arm64", "arm")
+	dir := c.layout(named(old, "old"), named(c.image("linux/amd64", "new"), "new"), named(arm, "arm"))
+	out := filepath.Join(t.TempDir(), "out")
+	for _, tag := range []string{"old", "arm", "old"} {
+		skopeo(t, "copy", "oci:"+dir+":"+tag, "oci:"+out)
+	}
+	for platform, want := range map[string]string{"linux/amd64": "old", "linux/arm64": "arm"} {
+		if got := texts(t, resolveOK(t, "oci:"+out, platform)); len(got) != 1 || got[0] != want {
+			t.Errorf("one image for %s: got %q, want %q", platform, got, want)
+		}
+	}
+	skopeo(t, "copy", "oci:"+dir+":new", "oci:"+out)
+	declared := c.layout(old, c.image("linux/amd64", "new"))
+	for _, ref := range []string{"oci:" + out, "oci:" + declared} {
+		_, err := Resolve(t.Context(), ref, options(t, "linux/amd64"))
+		checkFault(t, err, fault.Usage, "several for linux/amd64", "oci:DIR:TAG")
+	}
+}
+
 // TestUmoci: a layout that umoci makes from nothing.
 func TestUmoci(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "layout")
@@ -479,6 +520,34 @@ func TestArtifacts(t *testing.T) {
 	}
 }
 
+// TestUntypedConfigurations: docker's own manifests have had other types for their configurations, and are images.
+func TestUntypedConfigurations(t *testing.T) {
+	for _, mediaType := range []string{"application/octet-stream", "application/json", "text/html", ""} {
+		c := newContent(t)
+		var manifest ocispec.Manifest
+		if err := json.Unmarshal(c.blobs[c.image("linux/amd64", "x").Digest], &manifest); err != nil {
+			t.Fatal(err)
+		}
+		manifest.MediaType, manifest.Config.MediaType = dockerManifest, mediaType
+		manifest.Layers[0].MediaType = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+		d := c.addManifest(dockerManifest, manifest)
+		c.tag("v1", d)
+		dir := t.TempDir()
+		for id, data := range c.blobs {
+			writeFile(t, filepath.Join(dir, id.Encoded()), data)
+		}
+		writeFile(t, filepath.Join(dir, manifestName), c.blobs[d.Digest])
+		writeFile(t, filepath.Join(dir, "version"), []byte(directoryVersion+"1\n"))
+		skopeo(t, "inspect", "--config", "dir:"+dir)
+		for _, ref := range []string{serve(t, c) + "/r:v1", "dir:" + dir} {
+			image, err := Resolve(t.Context(), ref, options(t, "linux/amd64"))
+			if err != nil || len(image.Blobs) != 1 {
+				t.Errorf("type %q: %q is %v and the error %v, want an image of one layer", mediaType, ref, image, err)
+			}
+		}
+	}
+}
+
 // TestForeignLayers: a layer that registries may not have is refused with the reason, and where it would be.
 func TestForeignLayers(t *testing.T) {
 	const at = "https://owner.example/layer"
@@ -530,9 +599,30 @@ func TestAbsolute(t *testing.T) {
 	}
 	for ref, want := range map[string]string{
 		"docker.io/library/x:v1": "docker.io/library/x:v1@" + someDigest, "x@" + someDigest: "x@" + someDigest, "tar:/x": "tar:/x",
+		"x:v1@sha256:" + strings.Repeat("0", 64): "x:v1@" + someDigest, // of an index, in which other images may be nearer
 	} {
 		if got := Pinned(ref, someDigest); got != want {
 			t.Errorf("Pinned(%q) = %q, want %q", ref, got, want)
+		}
+	}
+}
+
+// TestPinned: an image of an index is found again, although its configuration does not say its variant.
+func TestPinned(t *testing.T) {
+	c := newContent(t)
+	demanding := c.image("linux/amd64", "v3")
+	demanding.Platform.Variant = "v3"
+	index := c.index(c.image("linux/amd64", "v1"), demanding)
+	c.tag("v1", index)
+	host := serve(t, c)
+	for _, ref := range []string{host + "/r:v1", host + "/r@" + index.Digest.String()} {
+		image, err := Resolve(t.Context(), ref, options(t, "linux/amd64/v3"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := Resolve(t.Context(), Pinned(image.Reference, image.Digest), options(t, image.Platform.String()))
+		if err != nil || again.Digest != image.Digest {
+			t.Errorf("%q again: got %v and the error %v, want %s", ref, again, err, image.Digest)
 		}
 	}
 }

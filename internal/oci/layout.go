@@ -106,7 +106,7 @@ func (l *layout) root(ctx context.Context) (document, error) {
 	if len(chosen) == 1 {
 		return readDocument(ctx, l, chosen[0])
 	}
-	return document{Manifests: chosen}, nil
+	return document{Manifests: chosen, untagged: len(namesOf(chosen)) == 0}, nil
 }
 
 // entries are those of the layout's index.

@@ -77,6 +77,10 @@ func askWhoIsThere(ctx context.Context, host string, access Access) (asked bool,
 	if err != nil {
 		return false, err
 	}
+	if reference.Domain(named) != host { // whom the password is not for
+		err := fmt.Errorf("%q is no registry in the name of an image: the images %s/… are on Docker Hub", host, host)
+		return false, fault.New(fault.Usage, err, fmt.Sprintf("for a registry of that name write %s:443; for Docker Hub leave it out", host))
+	}
 	e := newEndpoint(place{named: named, insecure: insecure}, access)
 	e.repository = ""
 	defer func() { _ = e.Close() }()

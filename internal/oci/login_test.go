@@ -31,6 +31,7 @@ func TestLogIn(t *testing.T) {
 		{"no registry", strings.TrimPrefix(s.URL, "http://"), "me", "guess", false, fault.Unreachable, "401"},
 		{"nobody there", closedPort(t), "me", "guess", false, fault.Unreachable, "refused"},
 		{"no name", "a.example/team", "me", "guess", false, fault.Usage, "not the name of a registry"},
+		{"Docker Hub's user", "team", "me", "guess", false, fault.Usage, "are on Docker Hub|team:443"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			access := alone(t)

@@ -33,7 +33,8 @@ const (
 
 // document is a manifest or an index: the fields of both, of which it has one kind's.
 type document struct {
-	digest digest.Digest
+	digest   digest.Digest
+	untagged bool // what it leads to need not be one image's platforms: nobody has said so
 
 	SchemaVersion int                  `json:"schemaVersion"`
 	MediaType     string               `json:"mediaType"`
@@ -77,7 +78,7 @@ func parseDocument(raw []byte, sum digest.Digest) (document, error) {
 func imageManifest(ctx context.Context, s source, root document, want Platform) (document, error) {
 	manifest := root
 	if root.isIndex() {
-		w := &indexWalk{source: s, visited: map[digest.Digest]bool{}}
+		w := &indexWalk{source: s, visited: map[digest.Digest]bool{}, untagged: root.untagged}
 		if err := w.collect(ctx, root, 0); err != nil {
 			return document{}, err
 		}
@@ -110,6 +111,8 @@ type indexWalk struct {
 	unknown []ocispec.Descriptor // manifests of which the index does not say what they are for
 	visited map[digest.Digest]bool
 	entries int // that were seen
+	// untagged says that of several images for one platform none is meant more than another.
+	untagged bool
 }
 
 func (w *indexWalk) collect(ctx context.Context, index document, depth int) error {
@@ -182,9 +185,10 @@ func isAttestation(d ocispec.Descriptor) bool {
 	return d.Platform != nil && d.Platform.OS == "unknown" && d.Platform.Architecture == "unknown"
 }
 
-// choose returns the image for the platform. Only if none is declared for it are the others' configurations read.
+// choose returns the image for the platform. Only if none is declared for it are the others' configurations read, or if
+// there may be another one as well.
 func (w *indexWalk) choose(ctx context.Context, want Platform) (ocispec.Descriptor, error) {
-	if c := choose(w.known, want); c != nil {
+	if c := choose(w.known, want); c != nil && !w.untagged {
 		return c.descriptor, nil
 	}
 	for _, d := range w.unknown {
@@ -201,10 +205,23 @@ func (w *indexWalk) choose(ctx context.Context, want Platform) (ocispec.Descript
 			w.known = append(w.known, candidate{d, p.orElse(want)})
 		}
 	}
-	if c := choose(w.known, want); c != nil {
-		return c.descriptor, nil
+	c := choose(w.known, want)
+	if c == nil {
+		return ocispec.Descriptor{}, noPlatform(want, w.known)
 	}
-	return ocispec.Descriptor{}, noPlatform(want, w.known)
+	return c.descriptor, w.checkAlone(c)
+}
+
+// checkAlone refuses one of several images that are for the same platform, and that nothing tells apart.
+func (w *indexWalk) checkAlone(c *candidate) error {
+	same := func(other candidate) bool {
+		return other.platform == c.platform && other.descriptor.Digest != c.descriptor.Digest
+	}
+	if !w.untagged || !slices.ContainsFunc(w.known, same) {
+		return nil
+	}
+	err := fmt.Errorf("choosing the image: the layout has several for %s, and none has a tag", printable(c.platform.String()))
+	return fault.New(fault.Usage, err, "give the one that is meant a tag, as skopeo copy … oci:DIR:TAG does")
 }
 
 // configured returns what an image's configuration says that it is for; the zero Platform if it is no image.

@@ -102,10 +102,12 @@ func ReadsStdin(ref string) bool {
 	return found && t.stdin && err == nil && path == stdinPath
 }
 
-// Pinned returns the reference with the digest, where it is one of a registry by a tag, which may move on.
+// Pinned returns the reference with the digest of an image, where it is one of a registry: a tag may move on, and the digest
+// of an index leaves open which of its images it was.
 func Pinned(ref, digest string) string {
-	if _, _, elsewhere := schemeOf(ref); elsewhere || strings.Contains(ref, "@") {
+	if _, _, elsewhere := schemeOf(ref); elsewhere {
 		return ref
 	}
-	return ref + "@" + digest
+	name, _, _ := strings.Cut(ref, "@")
+	return name + "@" + digest
 }

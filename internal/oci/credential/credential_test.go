@@ -200,6 +200,8 @@ func TestSave(t *testing.T) {
 	}{
 		{"new file", "", nil, "a.example", ".docker/config.json", true},
 		{"old file", `{"auths": {"b.example": ` + auth("b") + `}, "psFormat": "x", "n": 1e300}`, nil, "a.example", ".docker/config.json", true},
+		{"no list", `{"auths": null}`, nil, "a.example", ".docker/config.json", true},
+		{"nothing", "null", nil, "a.example", ".docker/config.json", true},
 		{"another password", `{"auths": {"https://a.example/v1/": ` + auth("old") + `}}`, nil, "a.example", ".docker/config.json", true},
 		{"Docker Hub", "", nil, "docker.io", ".docker/config.json", true},
 		{"helper of all", `{"credsStore": "test"}`, nil, "docker.io", "docker-credential-test (", false},
@@ -293,24 +295,26 @@ func TestSaveFails(t *testing.T) {
 	}
 }
 
-// TestSaveThroughLink: a link to a file elsewhere stays one.
+// TestSaveThroughLink: a link to a file elsewhere stays one, also where that file is not there yet.
 func TestSaveThroughLink(t *testing.T) {
-	w := newWorld(t)
-	target := w.write("dotfiles/config.json", "{}")
-	if err := os.Mkdir(filepath.Join(w.home, ".docker"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink(target, filepath.Join(w.home, ".docker/config.json")); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := w.store().Save(t.Context(), "a.example", Credential{Username: "me", Password: "x"}); err != nil {
-		t.Fatal(err)
-	}
-	if !strings.Contains(w.read("dotfiles/config.json"), "a.example") {
-		t.Error("the file that the link names has not got the login")
-	}
-	if got, err := os.Readlink(filepath.Join(w.home, ".docker/config.json")); err != nil || got != target {
-		t.Errorf("the link: got %q and %v", got, err)
+	for _, target := range []string{"../dotfiles/config.json", "../dotfiles/new.json"} {
+		w := newWorld(t)
+		w.write("dotfiles/config.json", "{}")
+		if err := os.Mkdir(filepath.Join(w.home, ".docker"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(target, filepath.Join(w.home, ".docker/config.json")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.store().Save(t.Context(), "a.example", Credential{Username: "me", Password: "x"}); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.Readlink(filepath.Join(w.home, ".docker/config.json")); err != nil || got != target {
+			t.Errorf("the link to %s: got %q and %v", target, got, err)
+		}
+		if !strings.Contains(w.read(filepath.Join(".docker", target)), "a.example") {
+			t.Errorf("the file %s that the link names has not got the login", target)
+		}
 	}
 }
 

@@ -121,7 +121,7 @@ func parseContents(path string, data []byte) (*contents, error) {
 // edit changes the entries of a file, with everything else in it as it was, and replaces the file at once. The file is
 // made if it does not exist. It is the user's alone afterwards.
 func edit(path string, change func(auths map[string]json.RawMessage) error) error {
-	whole := make(map[string]json.RawMessage)
+	var whole, auths map[string]json.RawMessage
 	data, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("reading credentials: %w", err)
@@ -131,11 +131,16 @@ func edit(path string, change func(auths map[string]json.RawMessage) error) erro
 			return fmt.Errorf("reading credentials from %q: %w", path, err)
 		}
 	}
-	auths := make(map[string]json.RawMessage)
 	if raw := whole["auths"]; raw != nil {
 		if err := json.Unmarshal(raw, &auths); err != nil {
 			return fmt.Errorf("reading credentials from %q: %w", path, err)
 		}
+	}
+	if whole == nil { // also of null, as Go writes what it has not got
+		whole = make(map[string]json.RawMessage)
+	}
+	if auths == nil {
+		auths = make(map[string]json.RawMessage)
 	}
 	if err := change(auths); err != nil {
 		return err
@@ -155,9 +160,7 @@ func edit(path string, change func(auths map[string]json.RawMessage) error) erro
 // replace writes a file beside the one at path, which only its owner can read, and renames it. Where path is a symbolic
 // link, as with collections of dotfiles, its target is replaced.
 func replace(path string, data []byte) error {
-	if target, err := filepath.EvalSymlinks(path); err == nil {
-		path = target
-	}
+	path = behindLinks(path)
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -175,4 +178,19 @@ func replace(path string, data []byte) error {
 		return err
 	}
 	return fsync.Path(dir)
+}
+
+// behindLinks returns the file that a link is for, which need not be there yet; of any other path, the path.
+func behindLinks(path string) string {
+	if target, err := filepath.EvalSymlinks(path); err == nil {
+		return target
+	}
+	target, err := os.Readlink(path)
+	if err != nil {
+		return path
+	}
+	if !filepath.IsAbs(target) {
+		target = filepath.Join(filepath.Dir(path), target)
+	}
+	return target
 }
