@@ -368,6 +368,41 @@ func TestDirectoryOfItself(t *testing.T) {
 	}
 }
 
+// TestIndexOfItself: an index whose entries all lead to the same few blocks does not take any number of times as long to
+// search as the directory is large. Each of its three levels has all the entries that it has room for.
+func TestIndexOfItself(t *testing.T) {
+	d := openDisk(t, readFuzzImage(t, "ext4"))
+	names, _ := d.blocks("/many")
+	const hash, none = 0x10000000, "not there"
+	d.put32(1024+0x60, d.v.super.incompat|incompatLargeDir)
+	d.bytes[names[0]+rootInfoAt+6] = 2
+	fill := func(block, at int, next uint32) {
+		limit := (1024 - at) / indexSize
+		for i := range limit {
+			d.put32(names[block]+at+indexSize*i, hash|1)
+			d.put32(names[block]+at+indexSize*i+4, next)
+		}
+		d.put16(names[block]+at, uint16(limit))
+		d.put16(names[block]+at+2, uint16(limit))
+	}
+	fill(0, rootCountAt, 1)
+	for block := 1; block <= 2; block++ {
+		d.put32(names[block], 0)
+		d.put16(names[block]+4, 1024)
+		fill(block, nodeCountAt, uint32(block+1))
+	}
+	v, err := Open(bytes.NewReader(d.bytes), int64(len(d.bytes)))
+	must(t, err)
+	in, _ := d.inode("/many")
+	m, err := v.BlockMap(in)
+	must(t, err)
+	x, root, err := v.readRoot(&in, &m)
+	must(t, err)
+	w := indexWalk{v: v, in: &in, blocks: &m, hash: hash, read: map[uint32]bool{0: true}}
+	_, err = w.find(none, root, x.levels)
+	mustFault(t, err, fault.Corrupt, "twice")
+}
+
 // TestDirectoriesThatShare: a block of names belongs to one directory.
 func TestDirectoriesThatShare(t *testing.T) {
 	d := openDisk(t, readFuzzImage(t, "ext4"))
