@@ -1,6 +1,7 @@
 package rootfs
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -21,13 +22,17 @@ var (
 // Flatten merges layers, the lowest first, by the rules of the OCI image specification (layer.md); docs/layers.md has
 // them with what happens where the specification is silent. The tree's files read from the layers' blobs, which must
 // stay open as long as the tree is read, and its nodes share the entries' extents and attributes. No path of a layer
-// ever reaches the host's file system. The layers' entries are used up. A layer that cannot be merged is a fault.Unsupported that names the layer and
-// the path.
-func Flatten(layers []*layer.Layer) (*Tree, error) {
+// ever reaches the host's file system. The layers' entries are used up. A layer that cannot be merged is a
+// fault.Unsupported that names the layer and the path. Symlinks can make the path of each entry one of ten thousands of
+// names: it ends when ctx does.
+func Flatten(ctx context.Context, layers []*layer.Layer) (*Tree, error) {
 	t := &Tree{Root: newDirectory()}
 	for _, l := range layers {
-		m := &merge{tree: t, layer: l, deferred: make(map[*Node]*deferredLink)}
+		m := &merge{ctx: ctx, tree: t, layer: l, deferred: make(map[*Node]*deferredLink)}
 		if err := m.apply(); err != nil {
+			if ctx.Err() != nil {
+				return nil, context.Cause(ctx)
+			}
 			err = fmt.Errorf("merging layer %q: %w", l.DiffID, err)
 			return nil, fault.New(fault.Unsupported, err, "the image is malformed: rebuild it, or ask who publishes it")
 		}
@@ -37,6 +42,7 @@ func Flatten(layers []*layer.Layer) (*Tree, error) {
 
 // merge is the application of one layer to the tree of the layers below it.
 type merge struct {
+	ctx   context.Context
 	tree  *Tree
 	layer *layer.Layer
 
@@ -51,6 +57,9 @@ func (m *merge) apply() error {
 		return err
 	}
 	for e := range m.layer.Entries.Drain() {
+		if err := m.ctx.Err(); err != nil {
+			return err
+		}
 		names := split(e.Name)
 		if kind, _ := marker(names); kind != noMarker {
 			continue
