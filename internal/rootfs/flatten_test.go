@@ -759,6 +759,31 @@ func TestFlattenShapes(t *testing.T) {
 	}
 }
 
+// TestLeftOutDirectories: long paths do not make any number of directories of a small layer, whether they are those of entries or
+// of symlinks.
+func TestLeftOutDirectories(t *testing.T) {
+	const depth = maxLeftOut / 4
+	below := func(i int) member { return file(fmt.Sprintf("%d/%sf", i, strings.Repeat("d/", depth)), "") }
+	if _, err := Flatten(context.Background(), stack([]member{below(0), below(1)}, []member{below(0), below(2)})); err != nil {
+		t.Errorf("fewer directories than there may be: %v", err)
+	}
+	var links []member
+	const inTarget = maxTarget/2 - 10
+	for i := range maxLeftOut/inTarget + 1 {
+		name := fmt.Sprint("l", i)
+		target := fmt.Sprintf("t%d/%s", i, strings.Repeat("d/", inTarget))
+		links = append(links, symlink(name, target), file(name+"/f", ""))
+	}
+	for name, layers := range map[string][]*layer.Layer{
+		"paths": stack([]member{below(0), below(1)}, []member{below(2), below(3)}), "targets": stack(links),
+	} {
+		_, err := Flatten(context.Background(), layers)
+		if !errors.Is(err, errLeftOut) || fault.KindOf(err) != fault.Unsupported {
+			t.Errorf("%s: merging gives %v, want %v", name, err, errLeftOut)
+		}
+	}
+}
+
 // TestFlattenEnds: merging ends with its context, also where symlinks make the path of each entry a very long one.
 func TestFlattenEnds(t *testing.T) {
 	const hops, entries = 38, 100_000
