@@ -47,7 +47,7 @@ func openTree(ctx context.Context, job Job) (tree *rootfs.Tree, release func(), 
 		}
 		layers = append(layers, l)
 	}
-	if tree, err = rootfs.Flatten(layers); err != nil {
+	if tree, err = rootfs.Flatten(ctx, layers); err != nil {
 		release()
 		return nil, nil, err
 	}

@@ -92,20 +92,20 @@ func (e *Engine) DiffImages(ctx context.Context, from, to string, options DiffOp
 		defer disk.close()
 		d.disks[i] = disk
 		if !options.All {
-			d.own[i] = disk.ownPaths()
+			d.own[i] = disk.ownPaths(ctx)
 		}
 	}
 	return d.run()
 }
 
 // ownPaths returns the paths of banger's own files in an image; none in one that banger has added nothing to.
-func (d *openedDisk) ownPaths() map[string]bool {
+func (d *openedDisk) ownPaths(ctx context.Context) map[string]bool {
 	own := map[string]bool{}
-	if _, err := d.Resolve(guest.DescriptionPath(), false); err != nil {
+	if _, err := d.Resolve(ctx, guest.DescriptionPath(), false); err != nil {
 		return own
 	}
 	for _, path := range guest.OwnPaths() {
-		place, err := d.Resolve(path, false)
+		place, err := d.Resolve(ctx, path, false)
 		if err != nil {
 			continue // what is wrong with the image is found on the way through it
 		}
@@ -140,7 +140,7 @@ type side struct {
 func (d *differ) run() error {
 	var sides [2]side
 	for i := range sides {
-		root, err := d.disks[i].resolve("/", true)
+		root, err := d.disks[i].resolve(d.ctx, "/", true)
 		if err != nil {
 			return err
 		}

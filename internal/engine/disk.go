@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -91,8 +92,8 @@ func (d *openedDisk) read() error {
 func (d *openedDisk) close() { _ = d.file.Close() }
 
 // resolve returns what is at a path of the image. For one that is not there, the hint has the names that are nearly it.
-func (d *openedDisk) resolve(name string, follow bool) (volume.Place, error) {
-	place, err := d.Resolve(name, follow)
+func (d *openedDisk) resolve(ctx context.Context, name string, follow bool) (volume.Place, error) {
+	place, err := d.Resolve(ctx, name, follow)
 	var missing *volume.MissingError
 	switch {
 	case err == nil:

@@ -33,9 +33,9 @@ type Check struct {
 // lowSpace is the free space below which a pull is likely to fail.
 const lowSpace = 2 * gib
 
-// Doctor checks what pulling and running need of this host. Its error is always nil: what is wrong is in the checks.
-func (e *Engine) Doctor(context.Context) ([]Check, error) {
-	return []Check{
+// Doctor checks what pulling and running need of this host. What is wrong is in the checks; the error says why ctx ended.
+func (e *Engine) Doctor(ctx context.Context) ([]Check, error) {
+	checks := []Check{
 		e.checkProgram("boot VMs", "qemu-system-x86_64"),
 		e.checkProgram("boot VMs", "qemu-img"),
 		optional(e.checkProgram("build disks with --builder mkfs", "mkfs.ext4")),
@@ -43,9 +43,13 @@ func (e *Engine) Doctor(context.Context) ([]Check, error) {
 		checkAccelerator(),
 		e.checkKernel(),
 		checkAgent(),
-		e.checkSpace(),
+		e.checkSpace(ctx),
 		e.checkRuntimeDir(),
-	}, nil
+	}
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	return checks, nil
 }
 
 func (e *Engine) checkProgram(purpose, program string) Check {
@@ -97,8 +101,8 @@ func checkAgent() Check {
 	return Check{Name: "guest agent", State: Pass, Detail: "version " + embedded.Version()}
 }
 
-func (e *Engine) checkSpace() Check {
-	stage, err := e.home.NewStage(context.Background())
+func (e *Engine) checkSpace(ctx context.Context) Check {
+	stage, err := e.home.NewStage(ctx)
 	if err != nil {
 		return failed("home", fault.New(fault.Failure, err, "set BANGER_HOME to a directory of your own"))
 	}

@@ -80,7 +80,7 @@ func (e *Engine) ListFiles(ctx context.Context, query string, options FileOption
 		return err
 	}
 	defer disk.close()
-	from, err := disk.resolve(options.Path, options.Depth != 0)
+	from, err := disk.resolve(ctx, options.Path, options.Depth != 0)
 	if err != nil {
 		return err
 	}
@@ -181,7 +181,7 @@ func (e *Engine) CatFile(ctx context.Context, query, path string, to io.Writer) 
 		return err
 	}
 	defer disk.close()
-	place, err := disk.resolve(path, true)
+	place, err := disk.resolve(ctx, path, true)
 	if err != nil {
 		return err
 	}

@@ -109,9 +109,9 @@ func (e *Engine) RemoveImage(ctx context.Context, query string) (removed string,
 	}
 }
 
-// errNamedMeanwhile is why an image stays that was to be removed by its only name and has another since: what the query means
-// has to be found again.
-var errNamedMeanwhile = errors.New("it has got another name")
+// errNamedMeanwhile is why an image stays that was to be removed by its only name and has another since, and a name that is the
+// image's only one by now, or another image's: what the query means has to be found again.
+var errNamedMeanwhile = errors.New("its names have changed")
 
 func (e *Engine) removeImage(ctx context.Context, query string) (removed string, err error) {
 	match, err := e.find(query)
@@ -123,7 +123,12 @@ func (e *Engine) removeImage(ctx context.Context, query string) (removed string,
 		return "", err
 	}
 	if match.Name != "" && len(withNames(store.Image{ID: match.ID}, names).Names) > 1 {
-		return match.Name, e.images.Untag(ctx, match.Name)
+		return match.Name, e.images.Untag(ctx, match.Name, match.ID, func(names []string) error {
+			if len(names) < 2 || !slices.Contains(names, match.Name) {
+				return errNamedMeanwhile
+			}
+			return nil
+		})
 	}
 	layers := e.layersOf(match.ID)
 	err = e.images.Remove(ctx, match.ID, func(names []string) error {

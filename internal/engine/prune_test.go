@@ -276,7 +276,7 @@ func TestRemovedNameOfTwo(t *testing.T) {
 			}
 			s.must("naming the image", s.images.Tag(t.Context(), store.Name{Name: "new", ID: s.ids["box"]}))
 			if c.moved {
-				s.must("freeing the name", s.images.Untag(t.Context(), "old"))
+				s.must("freeing the name", s.images.Untag(t.Context(), "old", s.ids["box"], func([]string) error { return nil }))
 				s.image("other", 0, "b", "old")
 			}
 			making.Release()
@@ -289,6 +289,29 @@ func TestRemovedNameOfTwo(t *testing.T) {
 				t.Errorf("finding the image by its new name: %v with the names %v", err, found.Names)
 			}
 		})
+	}
+}
+
+// TestBothNamesRemoved: an image whose two names are removed at once goes with the one that is the last then.
+func TestBothNamesRemoved(t *testing.T) {
+	s := newShelf(t)
+	s.image("box", 0, "a", "old", "new")
+	naming, err := s.home.Lock(t.Context(), "names") // as whoever names an image
+	s.must("taking the lock of the names", err)
+	removed := make(chan error, 2)
+	for _, name := range []string{"old", "new"} {
+		go func() {
+			_, err := s.RemoveImage(t.Context(), name)
+			removed <- err
+		}()
+	}
+	time.Sleep(100 * time.Millisecond) // for both to find two names
+	naming.Release()
+	for range cap(removed) {
+		s.must("removing a name", <-removed)
+	}
+	if got := s.has(); got != " |" {
+		t.Errorf("left are %s, want nothing", got)
 	}
 }
 

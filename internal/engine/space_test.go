@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/banger-vm/banger/internal/fault"
+	"github.com/banger-vm/banger/internal/lock"
 	"github.com/banger-vm/banger/internal/vm/instance"
 )
 
@@ -45,6 +47,32 @@ func TestFullDisk(t *testing.T) {
 		if fault.KindOf(err) != fault.NoSpace || !strings.Contains(fault.HintOf(err), "system df") {
 			t.Errorf("%s on a full disk: got %v with the hint %q", name, err, fault.HintOf(err))
 		}
+	}
+}
+
+// TestDoctorEnds: the doctor does not wait for ever for who removes something large.
+func TestDoctorEnds(t *testing.T) {
+	e := newEngine(t)
+	held, err := lock.Acquire(t.Context(), e.home.Path("tmp", ".lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Release()
+	why := errors.New("enough")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	time.AfterFunc(100*time.Millisecond, func() { cancel(why) })
+	ended := make(chan error, 1)
+	go func() {
+		_, err := e.Doctor(ctx)
+		ended <- err
+	}()
+	select {
+	case err := <-ended:
+		if !errors.Is(err, why) {
+			t.Errorf("the doctor ended with %v, want %v", err, why)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("the doctor did not end")
 	}
 }
 

@@ -59,11 +59,11 @@ func closeAll(layers []*layer.Layer) {
 }
 
 // flatten is the step Flatten: it merges the layers, the lowest first, and measures the result.
-func (p *Puller) flatten(image *oci.Image, layers []*layer.Layer) (*rootfs.Tree, rootfs.Usage, error) {
+func (p *Puller) flatten(ctx context.Context, image *oci.Image, layers []*layer.Layer) (*rootfs.Tree, rootfs.Usage, error) {
 	var tree *rootfs.Tree
 	var usage rootfs.Usage
 	err := p.Run("Flatten", func() (detail string, err error) {
-		tree, err = rootfs.Flatten(layers)
+		tree, err = rootfs.Flatten(ctx, layers)
 		if err != nil {
 			return "", fmt.Errorf("flattening %q: %w", image.Reference, err)
 		}

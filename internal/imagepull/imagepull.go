@@ -114,7 +114,7 @@ func culprit(layers []*layer.Layer, err error) *layer.Layer {
 
 // build runs what follows the step Pull.
 func (p *Puller) build(ctx context.Context, r Request, layers []*layer.Layer) (Built, error) {
-	tree, usage, err := p.flatten(r.Image, layers)
+	tree, usage, err := p.flatten(ctx, r.Image, layers)
 	if err != nil {
 		return Built{}, err
 	}

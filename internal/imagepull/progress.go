@@ -2,6 +2,7 @@ package imagepull
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"syscall"
 	"time"
@@ -176,7 +177,10 @@ func (r *rate) amount(now time.Time, bytes, total int64) Amount {
 	}
 	amount.Rate = int64(float64(bytes-r.marks[0].bytes) / took.Seconds())
 	if left := amount.Total - bytes; amount.Rate > 0 && left > 0 {
-		amount.Left = time.Duration(float64(left) / float64(amount.Rate) * float64(time.Second))
+		// A total can be any number that a registry says, and is never done with then.
+		if seconds := float64(left) / float64(amount.Rate); seconds < math.MaxInt64/float64(time.Second) {
+			amount.Left = time.Duration(seconds * float64(time.Second))
+		}
 	}
 	return amount
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -39,6 +40,8 @@ func TestRate(t *testing.T) {
 		"becomes fast":                      {1000, []look{{0, 0, 0, 0}, {5 * second, 5, 1, 995 * second}, {5 * second, 505, 100, 4950 * time.Millisecond}}},
 		"begins anew":                       {100, []look{{0, 0, 0, 0}, {second, 50, 50, second}, {second, 0, 0, 0}, {second, 5, 5, 19 * second}}},
 		"unknown total":                     {-1, []look{{0, 0, 0, 0}, {second, 10, 10, 0}}},
+		"longer than a Duration can be":     {10 << 30, []look{{0, 0, 0, 0}, {5 * second, 5, 1, 0}}},
+		"a total that nobody has":           {math.MaxInt64, []look{{0, 0, 0, 0}, {second, 1 << 20, 1 << 20, 0}}},
 		"done":                              {10, []look{{0, 0, 0, 0}, {second, 10, 10, 0}}},
 		"the clock of a test, which stands": {10, []look{{0, 0, 0, 0}, {0, 10, 0, 0}}},
 	} {

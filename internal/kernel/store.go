@@ -3,6 +3,7 @@ package kernel
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -236,7 +237,7 @@ func (s *Store) Get(name string) (*Kernel, error) {
 	k := &Kernel{dir: filepath.Join(s.dir, name)}
 	data, err := os.ReadFile(filepath.Join(k.dir, metadataFile))
 	if errors.Is(err, fs.ErrNotExist) && !exists(k.dir) {
-		return nil, fault.New(fault.NotFound, fmt.Errorf("no kernel %q", name), "list them: banger kernel ls")
+		return nil, missing(name)
 	}
 	if err == nil {
 		err = json.Unmarshal(data, k)
@@ -249,6 +250,10 @@ func (s *Store) Get(name string) (*Kernel, error) {
 		return nil, fault.New(fault.Corrupt, err, "remove it and import it again: banger kernel rm "+name)
 	}
 	return k, nil
+}
+
+func missing(name string) error {
+	return fault.New(fault.NotFound, fmt.Errorf("no kernel %q", name), "list them: banger kernel ls")
 }
 
 // check checks that the kernel is one that this version of banger made, and that its files are there.
@@ -312,7 +317,8 @@ func (s *Store) Default() (*Kernel, error) {
 	}), nil
 }
 
-// Remove removes a kernel, also one that Get finds damaged. A machine that runs with it is not disturbed.
+// Remove removes a kernel, also one that Get finds damaged. A machine that runs with it is not disturbed. It takes no space,
+// so that it works on a full disk.
 func (s *Store) Remove(ctx context.Context, name string) error {
 	if _, err := s.Get(name); fault.KindOf(err) == fault.NotFound || fault.KindOf(err) == fault.Usage {
 		return err
@@ -322,11 +328,15 @@ func (s *Store) Remove(ctx context.Context, name string) error {
 		return err
 	}
 	defer held.Release()
-	work, err := os.MkdirTemp(s.dir, tempPrefix)
-	if err == nil {
-		err = os.Rename(filepath.Join(s.dir, name), filepath.Join(work, "kernel"))
+	grave := filepath.Join(s.dir, tempPrefix+rand.Text())
+	err = os.Rename(filepath.Join(s.dir, name), grave)
+	if errors.Is(err, fs.ErrNotExist) {
+		return missing(name) // another has removed it meanwhile
 	}
-	if err = errors.Join(err, os.RemoveAll(work)); err != nil {
+	if err == nil {
+		err = os.RemoveAll(grave)
+	}
+	if err != nil {
 		return fmt.Errorf("removing the kernel %q: %w", name, err)
 	}
 	return nil

@@ -3,13 +3,17 @@ package kernel
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/banger-vm/banger/internal/fault"
 	"github.com/banger-vm/banger/internal/rootfs"
@@ -172,6 +176,53 @@ func TestListDefaultRemove(t *testing.T) {
 	if k, err := s.Default(); err != nil || k.Name != "a" {
 		t.Errorf("the default is %v (%v), want a", k, err)
 	}
+}
+
+// TestRemoveOnFullDisk: removing a kernel takes no space. The disk has room for what is there, and for nothing more.
+func TestRemoveOnFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=8m"); err != nil {
+		excused(t, "mount", fmt.Sprintf("mounting a small disk: %v", err))
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	s := NewStore(filepath.Join(dir, "kernels"))
+	k := importInto(t, s, "", testSource(t, testRelease))
+	var info unix.Statfs_t
+	if err := unix.Statfs(dir, &info); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_REMOUNT, fmt.Sprintf("nr_inodes=%d", info.Files-info.Ffree)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "more"), 0o700); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("making one more directory: got %v, want ENOSPC", err)
+	}
+	if err := s.Remove(t.Context(), k.Name); err != nil {
+		t.Errorf("removing a kernel on a full disk: %v", err)
+	}
+	wantEntries(t, s)
+}
+
+// TestRemoveTogether: of two who remove a kernel at once, one finds that there is none.
+func TestRemoveTogether(t *testing.T) {
+	s := NewStore(t.TempDir())
+	k := importInto(t, s, "", testSource(t, testRelease))
+	held, err := s.lock(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	removed := make(chan error, 2)
+	for range cap(removed) {
+		go func() { removed <- s.Remove(t.Context(), k.Name) }()
+	}
+	time.Sleep(100 * time.Millisecond) // for both to find it
+	held.Release()
+	err = <-removed
+	if second := <-removed; err == nil {
+		err = second
+	}
+	wantFault(t, err, fault.NotFound, k.Name, "kernel ls")
+	wantEntries(t, s)
 }
 
 // TestDamaged: a kernel whose files are not all there is named, does not hide the others, and can be removed.

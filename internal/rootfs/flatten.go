@@ -1,6 +1,7 @@
 package rootfs
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -16,18 +17,28 @@ var (
 	errTargetLong   = fmt.Errorf("a symlink's target is longer than %d bytes", maxTarget)
 	errTargetNUL    = errors.New("a symlink's target has a NUL byte")
 	errWhiteoutName = errors.New("a whiteout names nothing that can be removed")
+	errLeftOut      = fmt.Errorf("more than %d directories have names in them and no entry", maxLeftOut)
 )
+
+// maxLeftOut bounds the directories of an image that no entry is for. A path has one in two bytes, which take some hundred
+// bytes of memory each: a layer of a few KiB, compressed, would take all that there is.
+const maxLeftOut = 1 << 20
 
 // Flatten merges layers, the lowest first, by the rules of the OCI image specification (layer.md); docs/layers.md has
 // them with what happens where the specification is silent. The tree's files read from the layers' blobs, which must
 // stay open as long as the tree is read, and its nodes share the entries' extents and attributes. No path of a layer
-// ever reaches the host's file system. The layers' entries are used up. A layer that cannot be merged is a fault.Unsupported that names the layer and
-// the path.
-func Flatten(layers []*layer.Layer) (*Tree, error) {
+// ever reaches the host's file system. The layers' entries are used up. A layer that cannot be merged is a
+// fault.Unsupported that names the layer and the path. Symlinks can make the path of each entry one of ten thousands of
+// names: it ends when ctx does.
+func Flatten(ctx context.Context, layers []*layer.Layer) (*Tree, error) {
 	t := &Tree{Root: newDirectory()}
+	leftOut := 0
 	for _, l := range layers {
-		m := &merge{tree: t, layer: l, deferred: make(map[*Node]*deferredLink)}
+		m := &merge{ctx: ctx, tree: t, layer: l, leftOut: &leftOut, deferred: make(map[*Node]*deferredLink)}
 		if err := m.apply(); err != nil {
+			if ctx.Err() != nil {
+				return nil, context.Cause(ctx)
+			}
 			err = fmt.Errorf("merging layer %q: %w", l.DiffID, err)
 			return nil, fault.New(fault.Unsupported, err, "the image is malformed: rebuild it, or ask who publishes it")
 		}
@@ -37,8 +48,11 @@ func Flatten(layers []*layer.Layer) (*Tree, error) {
 
 // merge is the application of one layer to the tree of the layers below it.
 type merge struct {
+	ctx   context.Context
 	tree  *Tree
 	layer *layer.Layer
+	// leftOut counts the directories, of all layers, that were made for what is in them.
+	leftOut *int
 
 	replaced map[string]bool         // see replaces; nil until it is needed
 	cleared  map[string]bool         // the paths below which nothing of the lower layers stays
@@ -51,6 +65,9 @@ func (m *merge) apply() error {
 		return err
 	}
 	for e := range m.layer.Entries.Drain() {
+		if err := m.ctx.Err(); err != nil {
+			return err
+		}
 		names := split(e.Name)
 		if kind, _ := marker(names); kind != noMarker {
 			continue
@@ -109,18 +126,34 @@ func (m *merge) parent(names []string) (*Node, error) {
 			if err := there.follow(name); err != nil {
 				return nil, err
 			}
+			missing := there.missing()
 			if _, err := there.makeDirs(); err == nil {
+				if err := m.leaveOut(missing); err != nil {
+					return nil, err
+				}
 				w = there
 				continue
 			}
 		}
 		if child == nil || child.Kind != Directory {
+			if err := m.leaveOut(1); err != nil {
+				return nil, err
+			}
 			child = newDirectory()
 			w.end().put(name, child)
 		}
 		w.push(name, child)
 	}
 	return w.end(), nil
+}
+
+// leaveOut counts n more directories that are made without an entry.
+func (m *merge) leaveOut(n int) error {
+	*m.leftOut += n
+	if *m.leftOut > maxLeftOut {
+		return errLeftOut
+	}
+	return nil
 }
 
 // newNode returns the node that an entry describes, without a name yet.

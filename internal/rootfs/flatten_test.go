@@ -1,6 +1,7 @@
 package rootfs
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -22,7 +23,7 @@ func runFlatten(t *testing.T, cases []flattenCase) {
 	t.Helper()
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			tree, err := Flatten(stack(c.layers...))
+			tree, err := Flatten(context.Background(), stack(c.layers...))
 			if err != nil {
 				t.Fatalf("Flatten failed: %v", err)
 			}
@@ -635,7 +636,7 @@ func TestFlattenAttributes(t *testing.T) {
 // A name of 255 bytes can be removed, although the whiteout's own name is longer than any directory takes.
 func TestFlattenLongWhiteout(t *testing.T) {
 	long := strings.Repeat("n", 255)
-	tree, err := Flatten(stack([]member{file(long, "1")}, []member{gone(".wh." + long)}))
+	tree, err := Flatten(context.Background(), stack([]member{file(long, "1")}, []member{gone(".wh." + long)}))
 	if err != nil || len(tree.Root.Children) != 0 {
 		t.Errorf("Flatten gave %v and error %v, want an empty root", tree.Root.Children, err)
 	}
@@ -647,7 +648,7 @@ func TestFlattenKeepsNanosecondsAndHoles(t *testing.T) {
 	m.Size = 10
 	m.Extents = []layer.Extent{{Logical: 4, Offset: 0, Length: 2}, {Logical: 8, Offset: 2, Length: 1}}
 	l := layerOf("0", m)
-	tree, err := Flatten([]*layer.Layer{l})
+	tree, err := Flatten(context.Background(), []*layer.Layer{l})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -664,7 +665,7 @@ func TestFlattenKeepsNanosecondsAndHoles(t *testing.T) {
 }
 
 func TestFlattenNothing(t *testing.T) {
-	tree, err := Flatten(nil)
+	tree, err := Flatten(context.Background(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -709,7 +710,7 @@ func TestFlattenErrors(t *testing.T) {
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			tree, err := Flatten(stack(loop, c.upper))
+			tree, err := Flatten(context.Background(), stack(loop, c.upper))
 			if err == nil {
 				t.Fatalf("Flatten gave the tree %q, want an error", describe(t, tree))
 			}
@@ -737,7 +738,7 @@ func TestFlattenShapes(t *testing.T) {
 		wide = append(wide, hardlink(fmt.Sprintf("w/%d", i), fmt.Sprintf("w/%d", i+1)))
 	}
 	wide = append(wide, file(fmt.Sprintf("w/%d", width), "1"))
-	tree, err := Flatten(stack([]member{file(deep, "1"), symlink("l", "d/d/d")}, wide, []member{hardlink("g", deep)}))
+	tree, err := Flatten(context.Background(), stack([]member{file(deep, "1"), symlink("l", "d/d/d")}, wide, []member{hardlink("g", deep)}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -755,5 +756,62 @@ func TestFlattenShapes(t *testing.T) {
 	tree.Root.remove("d")
 	if n.Links != 1 {
 		t.Errorf("after removing the deep directory the file has %d names, want 1", n.Links)
+	}
+}
+
+// TestLeftOutDirectories: long paths do not make any number of directories of a small layer, whether they are those of entries or
+// of symlinks.
+func TestLeftOutDirectories(t *testing.T) {
+	const depth = maxLeftOut / 4
+	below := func(i int) member { return file(fmt.Sprintf("%d/%sf", i, strings.Repeat("d/", depth)), "") }
+	if _, err := Flatten(context.Background(), stack([]member{below(0), below(1)}, []member{below(0), below(2)})); err != nil {
+		t.Errorf("fewer directories than there may be: %v", err)
+	}
+	var links []member
+	const inTarget = maxTarget/2 - 10
+	for i := range maxLeftOut/inTarget + 1 {
+		name := fmt.Sprint("l", i)
+		target := fmt.Sprintf("t%d/%s", i, strings.Repeat("d/", inTarget))
+		links = append(links, symlink(name, target), file(name+"/f", ""))
+	}
+	for name, layers := range map[string][]*layer.Layer{
+		"paths": stack([]member{below(0), below(1)}, []member{below(2), below(3)}), "targets": stack(links),
+	} {
+		_, err := Flatten(context.Background(), layers)
+		if !errors.Is(err, errLeftOut) || fault.KindOf(err) != fault.Unsupported {
+			t.Errorf("%s: merging gives %v, want %v", name, err, errLeftOut)
+		}
+	}
+}
+
+// TestFlattenEnds: merging ends with its context, also where symlinks make the path of each entry a very long one.
+func TestFlattenEnds(t *testing.T) {
+	const hops, entries = 38, 100_000
+	members := []member{dir("d"), dir("t"), symlink(fmt.Sprint("l", hops), "t")}
+	for i := range hops {
+		members = append(members, symlink(fmt.Sprint("l", i), strings.Repeat("d/../", 800)+fmt.Sprint("l", i+1)))
+	}
+	for name, rest := range map[string]func(i int) member{
+		"entries":    func(i int) member { return file(fmt.Sprint("l0/", i), "") },
+		"whiteouts":  func(i int) member { return gone(fmt.Sprint("l0/.wh.", i)) },
+		"hard links": func(i int) member { return hardlink(fmt.Sprint("h", i), "l0/late") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			upper := make([]member, entries)
+			for i := range upper {
+				upper[i] = rest(i)
+			}
+			layers := stack(members, append(upper, file("t/late", "")))
+			why := errors.New("enough")
+			ctx, cancel := context.WithCancelCause(t.Context())
+			time.AfterFunc(100*time.Millisecond, func() { cancel(why) })
+			begun := time.Now()
+			if _, err := Flatten(ctx, layers); !errors.Is(err, why) || fault.KindOf(err) != fault.Failure {
+				t.Errorf("merging ended with %v, want %v", err, why)
+			}
+			if took := time.Since(begun); took > 30*time.Second {
+				t.Errorf("merging went on for %v", took)
+			}
+		})
 	}
 }

@@ -1,6 +1,7 @@
 package rootfs
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"strings"
@@ -77,7 +78,7 @@ func FuzzFlatten(f *testing.F) {
 	f.Add("lx>y\nly>x\n\nf.wh.x\nfx/z>1")
 	f.Add("d.\nf/>\nf.wh.\nf.wh...\nha>a\nbq\npp\nhp2>p")
 	f.Fuzz(func(t *testing.T, data string) {
-		tree, err := Flatten(decode(data))
+		tree, err := Flatten(context.Background(), decode(data))
 		if err != nil {
 			return
 		}

@@ -77,6 +77,9 @@ func (m *merge) settleLinks() error {
 func (m *merge) settleChain(at *Node) error {
 	var chain []*deferredLink
 	for at.Kind == 0 && at.Links > 0 {
+		if err := m.ctx.Err(); err != nil {
+			return err
+		}
 		link := m.deferred[at]
 		if link.seen {
 			return linkError(link.entry, errLinkSelf)

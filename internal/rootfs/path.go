@@ -151,6 +151,16 @@ func (w *trail) leave() {
 	w.steps = w.steps[:max(len(w.steps)-1, 0)]
 }
 
+// missing returns how many directories makeDirs would make.
+func (w *trail) missing() (n int) {
+	for _, s := range w.steps {
+		if s.node == nil {
+			n++
+		}
+	}
+	return n
+}
+
 // makeDirs makes a directory of each step that has no node, and returns the last directory. It fails, and makes
 // nothing, if one of the others is no directory or if a name is too long.
 func (w *trail) makeDirs() (*Node, error) {

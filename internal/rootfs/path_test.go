@@ -1,6 +1,7 @@
 package rootfs
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"slices"
@@ -11,7 +12,7 @@ import (
 // pathTree is a tree with links of every sort.
 func pathTree(t *testing.T) *Tree {
 	t.Helper()
-	tree, err := Flatten(stack([]member{
+	tree, err := Flatten(context.Background(), stack([]member{
 		file("usr/bin/sh", "sh"), file("usr/lib/x/y", "y"), symlink("bin", "usr/bin"), symlink("lib", "/usr/lib"),
 		symlink("sh", "../../bin/sh"), symlink("dangling", "usr/new/./file"), symlink("loop", "loop2"), symlink("loop2", "/loop"),
 		symlink("self", "."), symlink("through", "usr/bin/sh/.."), symlink("gap", "no/../usr/bin"),
@@ -89,7 +90,7 @@ func TestHopLimit(t *testing.T) {
 		members[i+1].Link = strings.Repeat("l", i+1)
 	}
 	members = append(members, symlink(strings.Repeat("l", 42), strings.Repeat("l", 41)))
-	tree, err := Flatten(stack(members))
+	tree, err := Flatten(context.Background(), stack(members))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -202,7 +203,7 @@ func TestReplace(t *testing.T) {
 }
 
 func TestWalkOrder(t *testing.T) {
-	tree, err := Flatten(stack([]member{file("b/z", ""), file("b.c", ""), file("b/a/x", ""), file("B", ""), file("\xff", ""), file("a", "")}))
+	tree, err := Flatten(context.Background(), stack([]member{file("b/z", ""), file("b.c", ""), file("b/a/x", ""), file("B", ""), file("\xff", ""), file("a", "")}))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,7 +22,7 @@ import (
 // flatten returns the tree of these layers.
 func flatten(t *testing.T, layers ...[]member) *Tree {
 	t.Helper()
-	tree, err := Flatten(stack(layers...))
+	tree, err := Flatten(context.Background(), stack(layers...))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -207,7 +207,7 @@ func TestStageStaysInside(t *testing.T) {
 	if after := stagedLines(t, outside); !slices.Equal(before, after) {
 		t.Errorf("the host's directory was changed:\n%s", diffLines(after, before))
 	}
-	if _, err := Flatten(stack(layers[0], []member{hardlink("steal", "etc/passwd")})); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := Flatten(context.Background(), stack(layers[0], []member{hardlink("steal", "etc/passwd")})); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a hard link to a file of the host gave the error %v, want %v", err, fs.ErrNotExist)
 	}
 }
@@ -382,7 +382,7 @@ func BenchmarkStage(b *testing.B) {
 	for i := range 36_000 {
 		members = append(members, file(fmt.Sprintf("usr/share/%d/%d", i/20, i), content))
 	}
-	tree, err := Flatten(stack(members))
+	tree, err := Flatten(context.Background(), stack(members))
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -405,7 +405,7 @@ func BenchmarkFlatten(b *testing.B) {
 	layers := stack(members)
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := Flatten(layers); err != nil {
+		if _, err := Flatten(context.Background(), layers); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -3,6 +3,7 @@ package rootfs
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
@@ -41,7 +42,7 @@ func TestFlattenAgreesWithUmoci(t *testing.T) {
 					members[k] = append(members[k], m...)
 				}
 			}
-			tree, err := Flatten(stack(members...))
+			tree, err := Flatten(context.Background(), stack(members...))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -126,12 +127,12 @@ func (g *generator) tryAdd(m member) {
 	if os.Geteuid() == 0 {
 		m.UID, m.GID = g.random.Uint32N(70_000), g.random.Uint32N(70_000)
 	}
-	before, err := Flatten(stack(g.layers...))
+	before, err := Flatten(context.Background(), stack(g.layers...))
 	if err != nil || g.differs(before, m) {
 		return
 	}
 	*top = append(*top, m)
-	if _, err := Flatten(stack(g.layers...)); err != nil {
+	if _, err := Flatten(context.Background(), stack(g.layers...)); err != nil {
 		*top = (*top)[:len(*top)-1]
 		return
 	}
@@ -180,7 +181,7 @@ func parentIsFile(tree *Tree, m member) bool {
 // replaces reports whether m replaces or removes anything in the layers below its own, or in tree. If it is a symlink that
 // a marker of the same layer goes through, or a directory with such a link in it, umoci's marker has acted by then.
 func (g *generator) replaces(tree *Tree, m member) bool {
-	lower, err := Flatten(stack(g.layers[:len(g.layers)-1]...))
+	lower, err := Flatten(context.Background(), stack(g.layers[:len(g.layers)-1]...))
 	return err != nil || replacesIn(lower, m) || replacesIn(tree, m)
 }
 
@@ -201,7 +202,7 @@ func replacesIn(tree *Tree, m member) bool {
 
 // resolvesElsewhere reports whether the parent of m leads somewhere else in the lower layers than it does now.
 func (g *generator) resolvesElsewhere(tree *Tree, m member) bool {
-	lower, err := Flatten(stack(g.layers[:len(g.layers)-1]...))
+	lower, err := Flatten(context.Background(), stack(g.layers[:len(g.layers)-1]...))
 	if err != nil {
 		return true
 	}

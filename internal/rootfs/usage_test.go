@@ -1,6 +1,7 @@
 package rootfs
 
 import (
+	"context"
 	"fmt"
 	"os/exec"
 	"path/filepath"
@@ -13,7 +14,7 @@ import (
 )
 
 func TestUsageOfTree(t *testing.T) {
-	tree, err := Flatten(stack([]member{
+	tree, err := Flatten(context.Background(), stack([]member{
 		file("d/a", strings.Repeat("x", 5000)), hardlink("d/b", "d/a"), hardlink("c", "d/a"), file("e", ""),
 		symlink("short", strings.Repeat("t", 59)), symlink("long", strings.Repeat("t", 60)), hardlink("long2", "long"),
 		device("null", layer.CharDevice, 1, 3),

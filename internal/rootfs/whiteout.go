@@ -61,6 +61,9 @@ func (m *merge) applyWhiteouts() error {
 		if !strings.Contains(e.Name, whiteoutPrefix) {
 			continue
 		}
+		if err := m.ctx.Err(); err != nil {
+			return err
+		}
 		d, err := m.findDoomed(e)
 		if err != nil {
 			return fmt.Errorf("applying whiteout %q: %w", e.Name, err)

@@ -140,13 +140,21 @@ func removeUnfinished(dir string) {
 	}
 }
 
-// Untag takes a name away. A name that does not exist is no error.
-func (s *Images) Untag(ctx context.Context, name string) error {
+// Untag takes a name of an image away. check, given the names of the image, may refuse that with an error: it is asked when
+// nobody can name the image any more. A name that does not exist is no error.
+func (s *Images) Untag(ctx context.Context, name, id string, check func(names []string) error) error {
 	held, err := s.home.Lock(ctx, namesLock)
 	if err != nil {
 		return err
 	}
 	defer held.Release()
+	names, err := s.namesOf(id)
+	if err == nil {
+		err = check(names)
+	}
+	if err != nil {
+		return err
+	}
 	return s.untag(name)
 }
 

@@ -177,7 +177,7 @@ func TestRemoveOnFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	using.Release()
-	if err := home.Images().Untag(t.Context(), "none"); err != nil {
+	if err := home.Images().Untag(t.Context(), "none", image.ID, allow); err != nil {
 		t.Fatal(err)
 	}
 	for what, remove := range map[string]func() error{

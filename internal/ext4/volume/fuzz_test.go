@@ -3,6 +3,7 @@ package volume
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"encoding/binary"
 	"errors"
 	"flag"
@@ -173,12 +174,12 @@ func useImage(t *testing.T, image []byte) {
 // useWalk walks through an image as far as it can be, looks up what it finds by its path, and reads the content.
 func useWalk(t *testing.T, v *Volume) {
 	for _, path := range []string{"/", "/short", "/dir/link/", "/many/" + longName(1)} {
-		if _, err := v.Resolve(path, true); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) &&
+		if _, err := v.Resolve(context.Background(), path, true); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) &&
 			!errors.Is(err, syscall.ELOOP) {
 			mustBeFault(t, err)
 		}
 	}
-	root, err := v.Resolve("/", true)
+	root, err := v.Resolve(context.Background(), "/", true)
 	if err != nil {
 		return
 	}
@@ -193,7 +194,7 @@ func useWalk(t *testing.T, v *Volume) {
 			continue
 		}
 		_, _ = n.Open().ReadAt(make([]byte, 64), max(0, n.Size-64))
-		if found, err := v.Resolve(place.Path, false); err == nil && found.Inode.Number != place.Inode.Number {
+		if found, err := v.Resolve(context.Background(), place.Path, false); err == nil && found.Inode.Number != place.Inode.Number {
 			t.Errorf("%q is inode %d for a walk, and %d for a lookup", place.Path, place.Inode.Number, found.Inode.Number)
 		}
 	}

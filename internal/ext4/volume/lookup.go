@@ -70,7 +70,7 @@ func (v *Volume) lookupHashed(dir uint32, name string) (uint32, error) {
 	if err != nil {
 		return 0, err
 	}
-	w := indexWalk{v: v, in: &in, blocks: &m, hash: x.hash(name)}
+	w := indexWalk{v: v, in: &in, blocks: &m, hash: x.hash(name), read: map[uint32]bool{0: true}}
 	return w.find(name, root, x.levels)
 }
 
@@ -82,6 +82,9 @@ type indexWalk struct {
 	hash   uint32
 	nodes  []indexBlock // from the root to the last level
 	at     []int        // the entry taken in each
+	// read are the blocks of the directory that were read: the index leads to each but once, or a search could read a few
+	// blocks any number of times.
+	read map[uint32]bool
 }
 
 // find looks for a name in every leaf that may have names of its hash.
@@ -108,7 +111,11 @@ func (w *indexWalk) find(name string, root indexBlock, levels int) (uint32, erro
 // descend reads the index down to its last level.
 func (w *indexWalk) descend(levels int, choose func(indexBlock) int) error {
 	for len(w.nodes) <= levels {
-		node, err := w.v.readIndexBlock(w.in, w.blocks, w.block(), nodeCountAt)
+		block, err := w.block()
+		if err != nil {
+			return err
+		}
+		node, err := w.v.readIndexBlock(w.in, w.blocks, block, nodeCountAt)
 		if err != nil {
 			return err
 		}
@@ -117,10 +124,15 @@ func (w *indexWalk) descend(levels int, choose func(indexBlock) int) error {
 	return nil
 }
 
-// block returns the block of the directory that the last entry taken points to.
-func (w *indexWalk) block() uint32 {
+// block returns the block of the directory that the last entry taken points to, which is then read.
+func (w *indexWalk) block() (uint32, error) {
 	last := len(w.nodes) - 1
-	return w.nodes[last][w.at[last]].block
+	block := w.nodes[last][w.at[last]].block
+	if w.read[block] {
+		return 0, corrupt("the index has block %d twice", block)
+	}
+	w.read[block] = true
+	return block, nil
 }
 
 // next goes on to the next leaf, if names of the hash go on there (ext4_htree_next_block).
@@ -139,7 +151,11 @@ func (w *indexWalk) next(levels int) (bool, error) {
 
 // findInLeaf returns the inode of a name in the leaf that was reached, or 0.
 func (w *indexWalk) findInLeaf(name string) (uint32, error) {
-	data, err := w.v.fileBlock(w.blocks, uint64(w.block()))
+	block, err := w.block()
+	if err != nil {
+		return 0, err
+	}
+	data, err := w.v.fileBlock(w.blocks, uint64(block))
 	if err != nil {
 		return 0, err
 	}

@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -42,13 +43,14 @@ func (e *MissingError) Unwrap() error { return fs.ErrNotExist }
 // it reads the blocks that lead to the name, and not the rest.
 //
 // A name that is not there is a *MissingError; the error wraps syscall.ENOTDIR where the path goes on behind something
-// that is no directory, and syscall.ELOOP behind too many symlinks.
-func (v *Volume) Resolve(path string, follow bool) (Place, error) {
+// that is no directory, and syscall.ELOOP behind too many symlinks. Symlinks can make any path one of ten thousands of names in
+// a large directory: it ends when ctx does.
+func (v *Volume) Resolve(ctx context.Context, path string, follow bool) (Place, error) {
 	root, err := v.usedInode(rootInode)
 	if err != nil {
 		return Place{}, fmt.Errorf("looking up %q: %w", path, err)
 	}
-	r := route{v: v, steps: []Place{{Path: "/", Inode: root, parent: rootInode}}}
+	r := route{ctx: ctx, v: v, steps: []Place{{Path: "/", Inode: root, parent: rootInode}}}
 	if err := r.follow(path, follow); err != nil {
 		return Place{}, fmt.Errorf("looking up %q: %w", path, err)
 	}
@@ -73,6 +75,7 @@ func (v *Volume) Names(dir Inode) ([]string, error) {
 
 // route is a way through the file system, on which symlinks are followed.
 type route struct {
+	ctx   context.Context
 	v     *Volume
 	steps []Place // from the root to where it has led, without symlinks
 	hops  int     // symlinks followed so far
@@ -83,6 +86,9 @@ func (r *route) end() Place { return r.steps[len(r.steps)-1] }
 // follow goes on along a path from where the route ends.
 func (r *route) follow(path string, last bool) error {
 	for todo := []string{path}; len(todo) > 0; {
+		if err := context.Cause(r.ctx); err != nil {
+			return err
+		}
 		top := len(todo) - 1
 		name, rest, more := strings.Cut(todo[top], "/")
 		if todo[top] = rest; !more {

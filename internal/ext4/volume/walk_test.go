@@ -3,6 +3,7 @@ package volume
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -23,7 +24,7 @@ import (
 // walkFacts are what Walk and Node say of all that is below a path.
 func walkFacts(t testing.TB, v *Volume, path string, resolution time.Duration) facts {
 	t.Helper()
-	from, err := v.Resolve(path, true)
+	from, err := v.Resolve(context.Background(), path, true)
 	must(t, err)
 	out := facts{}
 	first := map[uint32]string{}
@@ -72,7 +73,7 @@ func TestWalkDepth(t *testing.T) {
 		{"/one", 1, []string{"/one"}},
 		{"/", 1, []string{"/", "/device", "/dir", "/extents", "/long", "/lost+found", "/many", "/one", "/short", "/tiny", "/two"}},
 	} {
-		from, err := v.Resolve(c.path, true)
+		from, err := v.Resolve(context.Background(), c.path, true)
 		must(t, err)
 		var got []string
 		for place, err := range v.Walk(from, c.depth) {
@@ -88,7 +89,7 @@ func TestWalkDepth(t *testing.T) {
 // TestWalkStops: whoever has seen enough ends a walk, at every place.
 func TestWalkStops(t *testing.T) {
 	v := openDisk(t, readFuzzImage(t, "ext4")).v
-	root, err := v.Resolve("/", true)
+	root, err := v.Resolve(context.Background(), "/", true)
 	must(t, err)
 	for enough := 1; enough < 20; enough++ {
 		seen := 0
@@ -177,7 +178,7 @@ func TestResolve(t *testing.T) {
 	for _, args := range resolveImages() {
 		v := linkedImage(t, args)
 		for _, c := range cases {
-			got, err := v.Resolve(c.path, c.follow)
+			got, err := v.Resolve(context.Background(), c.path, c.follow)
 			if got.Path != c.want || !errors.Is(err, c.err) {
 				t.Errorf("%s: Resolve(%q, %v) = %q, %v; want %q, %v", args, c.path, c.follow, got.Path, err, c.want, c.err)
 			}
@@ -185,10 +186,47 @@ func TestResolve(t *testing.T) {
 	}
 }
 
+// endingReader reads until it ends a context, and counts what is read afterwards.
+type endingReader struct {
+	*bytes.Reader
+	left  int
+	end   context.CancelFunc
+	after int
+}
+
+func (r *endingReader) ReadAt(p []byte, off int64) (int, error) {
+	if r.left--; r.left < 0 {
+		r.end()
+		r.after++
+	}
+	return r.Reader.ReadAt(p, off)
+}
+
+// TestResolveEnds: a path that symlinks make very long can be given up. Each of its names is looked for in a large directory.
+func TestResolveEnds(t *testing.T) {
+	source := t.TempDir()
+	must(t, os.Mkdir(filepath.Join(source, "dir"), 0o755), os.Symlink(strings.Repeat("dir/../", 140), filepath.Join(source, "long")))
+	for i := range 2000 {
+		must(t, os.WriteFile(filepath.Join(source, longName(i)), nil, 0o644))
+	}
+	image, err := os.ReadFile(makeImage(t, source, 4<<20, "-t", "ext4", "-b", "1024", "-N", "2100", "-O", "^has_journal"))
+	must(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	reader := &endingReader{Reader: bytes.NewReader(image), left: 1000, end: cancel}
+	v, err := Open(reader, int64(len(image)))
+	must(t, err)
+	if _, err := v.Resolve(ctx, "/long/long/long", true); !errors.Is(err, context.Canceled) {
+		t.Errorf("resolving the path ended with %v, want %v", err, context.Canceled)
+	}
+	if blocks := len(image) / 1024; reader.after > blocks {
+		t.Errorf("%d blocks of %d were read after the context had ended", reader.after, blocks)
+	}
+}
+
 // TestMissingName: the error for what is not there says how far the path leads.
 func TestMissingName(t *testing.T) {
 	v := linkedImage(t, "-t ext4 -b 1024")
-	_, err := v.Resolve("/abs/dep/down", true)
+	_, err := v.Resolve(context.Background(), "/abs/dep/down", true)
 	var missing *MissingError
 	if !errors.As(err, &missing) || missing.Dir.Path != "/usr/lib" || missing.Name != "dep" {
 		t.Fatalf("the error is %#v, want one that says that /usr/lib has no dep", err)
@@ -198,7 +236,7 @@ func TestMissingName(t *testing.T) {
 	if want := []string{"back", "chain", "deep", "file", "self"}; err != nil || !slices.Equal(names, want) {
 		t.Errorf("the names in %s are %q (%v), want %q", missing.Dir.Path, names, err, want)
 	}
-	file, err := v.Resolve("/lib/file", true)
+	file, err := v.Resolve(context.Background(), "/lib/file", true)
 	must(t, err)
 	if _, err := v.Names(file.Inode); !errors.Is(err, syscall.ENOTDIR) {
 		t.Errorf("the names in a file: %v, want that it is no directory", err)
@@ -257,7 +295,7 @@ func kernelResolves(root int, path string, follow bool) string {
 }
 
 func resolves(v *Volume, path string, follow bool) string {
-	place, err := v.Resolve(path, follow)
+	place, err := v.Resolve(context.Background(), path, follow)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return unix.ENOENT.Error()
@@ -285,7 +323,7 @@ func TestBefore(t *testing.T) {
 
 // walkAll reads all that Walk and Node come to.
 func walkAll(v *Volume) error {
-	root, err := v.Resolve("/", true)
+	root, err := v.Resolve(context.Background(), "/", true)
 	if err != nil {
 		return err
 	}
@@ -366,6 +404,41 @@ func TestDirectoryOfItself(t *testing.T) {
 	if err := walkAll(v); err == nil || !strings.Contains(err.Error(), "twice in the file") {
 		t.Errorf("the walk ends with %v, want that a block is twice in a directory", err)
 	}
+}
+
+// TestIndexOfItself: an index whose entries all lead to the same few blocks does not take any number of times as long to
+// search as the directory is large. Each of its three levels has all the entries that it has room for.
+func TestIndexOfItself(t *testing.T) {
+	d := openDisk(t, readFuzzImage(t, "ext4"))
+	names, _ := d.blocks("/many")
+	const hash, none = 0x10000000, "not there"
+	d.put32(1024+0x60, d.v.super.incompat|incompatLargeDir)
+	d.bytes[names[0]+rootInfoAt+6] = 2
+	fill := func(block, at int, next uint32) {
+		limit := (1024 - at) / indexSize
+		for i := range limit {
+			d.put32(names[block]+at+indexSize*i, hash|1)
+			d.put32(names[block]+at+indexSize*i+4, next)
+		}
+		d.put16(names[block]+at, uint16(limit))
+		d.put16(names[block]+at+2, uint16(limit))
+	}
+	fill(0, rootCountAt, 1)
+	for block := 1; block <= 2; block++ {
+		d.put32(names[block], 0)
+		d.put16(names[block]+4, 1024)
+		fill(block, nodeCountAt, uint32(block+1))
+	}
+	v, err := Open(bytes.NewReader(d.bytes), int64(len(d.bytes)))
+	must(t, err)
+	in, _ := d.inode("/many")
+	m, err := v.BlockMap(in)
+	must(t, err)
+	x, root, err := v.readRoot(&in, &m)
+	must(t, err)
+	w := indexWalk{v: v, in: &in, blocks: &m, hash: hash, read: map[uint32]bool{0: true}}
+	_, err = w.find(none, root, x.levels)
+	mustFault(t, err, fault.Corrupt, "twice")
 }
 
 // TestDirectoriesThatShare: a block of names belongs to one directory.
