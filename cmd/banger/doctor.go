@@ -32,7 +32,7 @@ func (a *app) doctor(ctx context.Context, asJSON bool) error {
 	if err == nil {
 		checks, err = e.Doctor(ctx)
 	}
-	if err != nil && a.daemonHost() != "" {
+	if err != nil && (a.daemonHost() != "" || ctx.Err() != nil) {
 		return err
 	}
 	if err != nil { // there is nowhere to look for the rest
