@@ -283,6 +283,9 @@ func kernelResolves(root int, path string, follow bool) string {
 		how.Flags |= unix.O_NOFOLLOW
 	}
 	fd, err := unix.Openat2(root, path, &how)
+	for errors.Is(err, unix.EAGAIN) { // something was renamed somewhere, which it cannot tell from an attack (openat2(2))
+		fd, err = unix.Openat2(root, path, &how)
+	}
 	if err != nil {
 		return err.Error()
 	}

@@ -407,7 +407,7 @@ func TestStopWithoutAnAgent(t *testing.T) {
 	a := b.mustStart(Start{})
 	told := make(chan error, 1)
 	go func() { told <- a.Started(patiently(t)) }()
-	got, err := b.client().Stop(patiently(t), 10*time.Second)
+	got, err := b.client().Stop(patiently(t), 3*time.Second)
 	if err != nil || got.Ended == nil {
 		t.Errorf("stopping it: got %+v (%v)", got, err)
 	}
