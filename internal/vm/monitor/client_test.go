@@ -217,7 +217,7 @@ func FuzzRequest(f *testing.F) {
 		close(done)
 		m := &monitor{
 			instance: &instance.Instance{Config: instance.Config{Name: "web"}}, booted: booted, done: done,
-			stops: make(chan time.Duration, 1), cut: func(error) {}, Surroundings: Surroundings{Now: time.Now, Log: io.Discard},
+			stopping: make(chan struct{}), cut: func(error) {}, Surroundings: Surroundings{Now: time.Now, Log: io.Discard},
 		}
 		if err := m.publish(); err != nil {
 			t.Fatal(err)

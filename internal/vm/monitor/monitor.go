@@ -35,6 +35,8 @@ const (
 	lockLimit = 2 * time.Second
 	// crashLimit is how long the machine may take to end after its agent is gone, if that was because of its end.
 	crashLimit = 5 * time.Second
+	// startedLimit is how long it may take until the agent's word that the command runs is here, once somebody wants it to stop.
+	startedLimit = time.Second
 	// farewellLimit is how long the last answers may take.
 	farewellLimit = time.Second
 )
@@ -92,10 +94,13 @@ type monitor struct {
 	ports    *port.Set
 	clients  sync.WaitGroup // connections, and who accepts them
 
-	booted chan struct{}      // closed when the machine has booted, or never will
-	stops  chan time.Duration // the limits of requests to stop; only the first counts
-	done   chan struct{}      // closed when state is final
+	booted chan struct{} // closed when the machine has booted, or never will
+	done   chan struct{} // closed when state is final
 	cut    context.CancelCauseFunc
+
+	stopOnce sync.Once
+	stopping chan struct{} // closed when somebody has asked for the machine to stop
+	stopIn   time.Duration // how long it may take then: what the first who asked allows
 
 	portChange sync.Mutex // held while ports and configuration change together
 
@@ -122,7 +127,7 @@ func newMonitor(start Start, s Surroundings) (*monitor, error) {
 	}
 	return &monitor{
 		Surroundings: s, start: start, instance: i, lock: held,
-		booted: make(chan struct{}), done: make(chan struct{}), stops: make(chan time.Duration, 1),
+		booted: make(chan struct{}), done: make(chan struct{}), stopping: make(chan struct{}),
 		status: Status{Phase: Starting, Started: s.Now(), PID: os.Getpid()},
 		state:  instance.State{Started: s.Now()},
 	}, nil
@@ -277,13 +282,12 @@ func (m *monitor) waitForSystemd(life context.Context) {
 	_ = exec.WaitBoot(patient, stream, m.instance.BootTimeout)
 }
 
-// untilStop returns a context that also ends when somebody wants the machine to stop, which is left for others to do.
+// untilStop returns a context that also ends when somebody wants the machine to stop.
 func (m *monitor) untilStop(life context.Context) (context.Context, context.CancelFunc) {
 	ctx, enough := context.WithCancelCause(life)
 	go func() {
 		select {
-		case limit := <-m.stops:
-			putBack(m.stops, limit)
+		case <-m.stopping:
 			enough(errStopped)
 		case <-ctx.Done():
 		}
@@ -315,8 +319,8 @@ func (m *monitor) work(first net.Conn) (time.Duration, error) {
 // stopLimit is how long the machine may take to shut down: what somebody who wants it to stop allows, if there is one.
 func (m *monitor) stopLimit() time.Duration {
 	select {
-	case limit := <-m.stops:
-		return limit
+	case <-m.stopping:
+		return m.stopIn
 	default:
 		return poweroffLimit
 	}
@@ -332,8 +336,10 @@ func (m *monitor) refuseAttached(first net.Conn, err error) {
 
 // startCommand starts the VM's command, with the client attached to it or, once it runs, released.
 func (m *monitor) startCommand(first net.Conn) (*workload, error) {
-	if len(m.stops) > 0 {
+	select {
+	case <-m.stopping:
 		return nil, errStopped
+	default:
 	}
 	patient, enough := m.untilStop(context.Background())
 	stream, err := m.machine.Open(patient)
@@ -357,11 +363,32 @@ func (m *monitor) startCommand(first net.Conn) (*workload, error) {
 	if m.start.Attached {
 		return w, nil
 	}
-	err = w.report(first, m.stops)
+	if err := m.awaitStart(w); err != nil {
+		return w, err
+	}
+	_ = writeLine(first, answer{OK: true})
+	return w, first.Close()
+}
+
+// awaitStart waits until the command runs. A request to stop ends the wait, if the command does not run by then, as it mostly
+// does before the agent's word of it is here.
+func (m *monitor) awaitStart(w *workload) error {
+	select {
+	case <-w.started:
+	case <-w.done:
+	case <-m.stopping:
+		select {
+		case <-w.started:
+		case <-w.done:
+		case <-time.After(min(startedLimit, m.stopIn/2)):
+			return errStopped
+		}
+	}
+	err := w.failure()
 	if errors.Is(err, frame.ErrDisconnected) {
 		err = m.whyLost(err)
 	}
-	return w, err
+	return err
 }
 
 // whyLost says why the agent went away before the command ran, and notes how the machine ended, if that is why.
@@ -392,8 +419,8 @@ func (m *monitor) wait(w *workload) (limit time.Duration) {
 		m.commandEnded(w)
 		limit = poweroffLimit
 	case <-m.machine.Done():
-	case limit = <-m.stops:
-		limit = m.stopCommand(w, limit)
+	case <-m.stopping:
+		limit = m.stopCommand(w, m.stopIn)
 	}
 	if m.instance.Remove && w != nil {
 		return 0 // the command has ended, and nobody will see the disk again

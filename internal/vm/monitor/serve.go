@@ -171,9 +171,12 @@ func (m *monitor) running() (*qemu.Machine, error) {
 // killed. Once it stops, asking again does nothing.
 func (m *monitor) askStop(limit time.Duration) {
 	m.setReason(instance.Stopped)
-	select {
-	case m.stops <- limit:
-	default:
+	first := false
+	m.stopOnce.Do(func() {
+		m.stopIn, first = limit, true
+		close(m.stopping)
+	})
+	if !first {
 		return
 	}
 	select {

@@ -33,9 +33,6 @@ type workload struct {
 	begun  bool
 }
 
-// startedLimit is how long it may take until the agent's word that the command runs is here, once somebody wants it to stop.
-const startedLimit = time.Second
-
 func newWorkload(stream net.Conn, log *output.Writer) *workload {
 	return &workload{
 		stream: stream, agent: frame.NewWriter(stream), log: log,
@@ -92,62 +89,17 @@ func (w *workload) markStarted() {
 	}
 }
 
-// ran reports whether a command that is done has come to run: the agent did not go away before.
-func (w *workload) ran() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.begun || w.err == nil
-}
-
-// report tells a client that does not attach whether the command runs, and hangs up.
-func (w *workload) report(client net.Conn, stops chan time.Duration) error {
-	if err := w.awaitStart(stops); err != nil {
-		return err
-	}
-	_ = writeLine(client, answer{OK: true})
-	return client.Close()
-}
-
-// awaitStart waits until the command runs. A request to stop ends the wait, and is left for others to carry out: at once if
-// the command runs by then, as it mostly does before the agent's word of it is here.
-func (w *workload) awaitStart(stops chan time.Duration) error {
-	select {
-	case <-w.started:
-	case <-w.done:
-	case limit := <-stops:
-		putBack(stops, limit)
-		select {
-		case <-w.started:
-		case <-w.done:
-		case <-time.After(min(startedLimit, limit/2)):
-			return errStopped
-		}
-	}
-	return w.failure()
-}
-
-// failure says why the command never ran, if it is over and did not. One that runs, or has run and ended, has none.
+// failure says why the command, which has started or is over, never ran. One that runs, or has run and ended, has none.
 func (w *workload) failure() error {
 	select {
 	case <-w.started:
 		return nil
-	case <-w.done:
-	}
-	switch {
-	case w.refused != nil:
-		return &StartError{Message: w.refused.Message, Code: w.code}
-	case !w.ran():
-		return w.err
-	}
-	return nil
-}
-
-// putBack puts a request to stop back, if none has taken its place.
-func putBack(stops chan<- time.Duration, limit time.Duration) {
-	select {
-	case stops <- limit:
 	default:
 	}
+	if w.refused != nil {
+		return &StartError{Message: w.refused.Message, Code: w.code}
+	}
+	return w.err
 }
 
 // attach connects a client to the command, of which it has asked for this.
