@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/banger-vm/banger/internal/fsync"
+	"github.com/banger-vm/banger/internal/symlink"
 )
 
 // contents are the parts of a config.json or auth.json that credentials are in (docker/cli, cli/config/configfile;
@@ -160,7 +161,10 @@ func edit(path string, change func(auths map[string]json.RawMessage) error) erro
 // replace writes a file beside the one at path, which only its owner can read, and renames it. Where path is a symbolic
 // link, as with collections of dotfiles, its target is replaced.
 func replace(path string, data []byte) error {
-	path = behindLinks(path)
+	path, err := symlink.Target(path)
+	if err != nil {
+		return err
+	}
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -178,19 +182,4 @@ func replace(path string, data []byte) error {
 		return err
 	}
 	return fsync.Path(dir)
-}
-
-// behindLinks returns the file that a link is for, which need not be there yet; of any other path, the path.
-func behindLinks(path string) string {
-	if target, err := filepath.EvalSymlinks(path); err == nil {
-		return target
-	}
-	target, err := os.Readlink(path)
-	if err != nil {
-		return path
-	}
-	if !filepath.IsAbs(target) {
-		target = filepath.Join(filepath.Dir(path), target)
-	}
-	return target
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/banger-vm/banger/internal/fault"
 	"github.com/banger-vm/banger/internal/fsync"
+	"github.com/banger-vm/banger/internal/symlink"
 )
 
 // The files of OpenSSH's directory.
@@ -23,8 +24,6 @@ const (
 	include = "Include ~/.ssh/" + ownFile
 	// fileMode is that of files that are not there yet.
 	fileMode fs.FileMode = 0o600
-	// maxLinks is how many symbolic links in a row are followed (path_resolution(7)).
-	maxLinks = 40
 )
 
 // Install writes block to a file of OpenSSH's directory and has the user's configuration include it, in a line at its top.
@@ -94,9 +93,9 @@ func isInclude(line []byte) bool { return strings.TrimSpace(string(line)) == inc
 // replace changes a file's text as change says, so that a reader sees the old or the new one. A file that is to be empty
 // and was not, is removed; one that is not there and is to be empty, is left so.
 func replace(path string, change func([]byte) []byte) (changed bool, err error) {
-	path, err = follow(path)
+	path, err = symlink.Target(path)
 	if err != nil {
-		return false, err
+		return false, fault.New(fault.Failure, fmt.Errorf("finding the configuration of OpenSSH: %w", err), "its symbolic links lead in a circle")
 	}
 	old, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -116,28 +115,6 @@ func replace(path string, change func([]byte) []byte) (changed bool, err error) 
 		return false, fmt.Errorf("writing the configuration of OpenSSH: %w", err)
 	}
 	return true, nil
-}
-
-// follow returns what a path leads to, were it not there yet: renaming a new file to the path of a symbolic link would
-// replace the link.
-func follow(path string) (string, error) {
-	for range maxLinks {
-		dir, name := filepath.Split(path)
-		if real, err := filepath.EvalSymlinks(dir); err == nil { // before a ".." means what is above dir
-			dir = real
-		}
-		path = filepath.Join(dir, name)
-		to, err := os.Readlink(path)
-		if err != nil {
-			return path, nil // no link, or nothing; what else is wrong shows when it is read
-		}
-		if !filepath.IsAbs(to) {
-			to = dir + "/" + to // not Join, which would take "link/.." for nothing
-		}
-		path = to
-	}
-	err := fmt.Errorf("finding the configuration of OpenSSH: %q: %w", path, syscall.ELOOP)
-	return "", fault.New(fault.Failure, err, "its symbolic links lead in a circle")
 }
 
 // publish writes a file beside path, like the one that is there, and renames it.
